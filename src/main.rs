@@ -1,0 +1,3 @@
+//! The `safeguard` command.
+
+fn main() {}
