@@ -318,7 +318,10 @@ fn heading(line: &str) -> Option<(String, &str)> {
         .next()
         .unwrap_or(head)
         .trim_matches(marks);
-    Some((head.to_lowercase(), after.trim_matches(marks)))
+    Some((
+        head.to_lowercase(),
+        after.trim_start_matches(marks).trim_end(),
+    ))
 }
 
 fn is_placeholder(word: &str) -> bool {

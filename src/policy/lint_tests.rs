@@ -207,7 +207,7 @@ fn length_and_examples() {
     let words = lint(&source, |text| text.split(' ').count());
     assert_eq!(
         words[0].message,
-        "it has 18 tokens, fewer than 100: it may say too little to judge by"
+        "it has 19 tokens, fewer than 100: it may say too little to judge by"
     );
 }
 
