@@ -182,4 +182,25 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        /// Policy texts come from anyone with a psql: whatever they hold is a policy or an error.
+        #[test]
+        fn no_source_panics(front in "[\\PC\n]{0,80}", text in "[\\PC\nH1.: (->\"*]{0,120}") {
+            let contract = contract::sentence(&[Arc::from("allowed"), Arc::from("violates")]);
+            for source in [
+                text.clone(),
+                format!("---\n{front}\n---\n{text}"),
+                format!("---\nlabels: [allowed, violates]\n---\n{text}"),
+                format!("{text}\n\n{contract}"),
+            ] {
+                lint::lint(&source, str::len);
+                if let Ok(policy) = Policy::parse(&source) {
+                    policy.rules_cited(&text);
+                    let again = Policy::parse(&policy.source);
+                    proptest::prop_assert_eq!(again, Ok(policy));
+                }
+            }
+        }
+    }
 }
