@@ -17,15 +17,17 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::ColumnarValue;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr,
+};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{
     ExecutionPlanMetricsSet, Gauge, MetricBuilder, MetricsSet,
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties,
-    Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, Distribution, EmptyRecordBatchStream, ExecutionPlan,
+    ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::HashMap;
@@ -73,8 +75,23 @@ struct Ask {
     questions: Vec<Question>,
     added: Vec<Added>,
     schema: SchemaRef,
+    /// The order in which rows were planned to arrive, and so to be asked.
+    order: Option<LexOrdering>,
+    /// Shown above; all rows are in the first.
+    partitions: usize,
     classifier: Arc<dyn Classifier>,
     statement: Arc<Statement>,
+}
+
+/// What a plan's operators share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) classifier: Arc<dyn Classifier>,
+    pub(crate) statement: Arc<Statement>,
+    /// The session's target partitions. The operator shows as many, or else DataFusion would put a round-robin
+    /// exchange above it, which gathers thousands of rows before it hands on one: no LIMIT would stop early, and the
+    /// order would be lost.
+    pub(crate) partitions: usize,
 }
 
 impl ClassifyExec {
@@ -82,19 +99,35 @@ impl ClassifyExec {
         input: Arc<dyn ExecutionPlan>,
         questions: Vec<Question>,
         added: Vec<Added>,
-        classifier: Arc<dyn Classifier>,
-        statement: Arc<Statement>,
+        shared: Shared,
+    ) -> Self {
+        let order = input.output_ordering().cloned();
+        Self::in_order(input, questions, added, (shared, order))
+    }
+
+    fn in_order(
+        input: Arc<dyn ExecutionPlan>,
+        questions: Vec<Question>,
+        added: Vec<Added>,
+        (shared, order): (Shared, Option<LexOrdering>),
     ) -> Self {
         let schema = with_columns(&input.schema(), &added);
+        let Shared {
+            classifier,
+            statement,
+            partitions,
+        } = shared;
         let ask = Arc::new(Ask {
             questions,
             added,
             schema,
+            order,
+            partitions,
             classifier,
             statement,
         });
         Self {
-            properties: properties(&input, &ask.schema),
+            properties: properties(&input, &ask.schema, partitions),
             input,
             ask,
             metrics: Default::default(),
@@ -102,20 +135,18 @@ impl ClassifyExec {
     }
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        let Ask {
-            questions,
-            added,
-            classifier,
-            statement,
-            ..
-        } = self.ask.as_ref();
-        let (questions, added) = (questions.clone(), added.clone());
-        Self::new(
+        let ask = self.ask.as_ref();
+        let shared = Shared {
+            classifier: Arc::clone(&ask.classifier),
+            statement: Arc::clone(&ask.statement),
+            partitions: ask.partitions,
+        };
+        let order = ask.order.clone();
+        Self::in_order(
             input,
-            questions,
-            added,
-            Arc::clone(classifier),
-            Arc::clone(statement),
+            ask.questions.clone(),
+            ask.added.clone(),
+            (shared, order),
         )
     }
 }
@@ -130,11 +161,15 @@ fn with_columns(input: &Schema, added: &[Added]) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, input.metadata().clone()))
 }
 
-fn properties(input: &Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Arc<PlanProperties> {
+fn properties(
+    input: &Arc<dyn ExecutionPlan>,
+    schema: &SchemaRef,
+    partitions: usize,
+) -> Arc<PlanProperties> {
     // The input's columns keep their places, so that its orderings hold; what else it knows is of no use above.
     let orderings = input.equivalence_properties().oeq_class().iter().cloned();
     let equivalence = EquivalenceProperties::new_with_orderings(Arc::clone(schema), orderings);
-    let partitioning = Partitioning::UnknownPartitioning(1);
+    let partitioning = Partitioning::UnknownPartitioning(partitions);
     Arc::new(PlanProperties::new(
         equivalence,
         partitioning,
@@ -175,6 +210,11 @@ impl ExecutionPlan for ClassifyExec {
     // The model is the cost and there is one of it: one stream keeps the rows' order and knows every text.
     fn required_input_distribution(&self) -> Vec<Distribution> {
         vec![Distribution::SinglePartition]
+    }
+
+    // Without this, a sort that was put below to ask the first rows first would be seen as useless.
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![self.ask.order.clone().map(OrderingRequirements::from)]
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
@@ -238,7 +278,12 @@ impl ExecutionPlan for ClassifyExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
+        if partition > 0 {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(Arc::clone(
+                &self.ask.schema,
+            ))));
+        }
+        let input = self.input.execute(0, context)?;
         let ask = Arc::clone(&self.ask);
         let gauges = Arc::new(Gauges::new(&self.metrics, partition));
         let window = Arc::new(Window::new());

@@ -165,6 +165,9 @@ fn hoist_filter(filter: Filter, names: &Names) -> Result<LogicalPlan> {
     let (bearing, cheap): (Vec<Expr>, Vec<Expr>) = split_conjunction_owned(filter.predicate)
         .into_iter()
         .partition(has_call);
+    // A condition on an outer query has to stay where decorrelation finds it, above what it cannot look through.
+    let (correlated, cheap): (Vec<Expr>, Vec<Expr>) =
+        cheap.into_iter().partition(Expr::contains_outer);
     let mut plan = Arc::unwrap_or_clone(filter.input);
     if let Some(predicate) = conjunction(cheap) {
         plan = filtered(predicate, plan)?;
@@ -175,7 +178,10 @@ fn hoist_filter(filter: Filter, names: &Names) -> Result<LogicalPlan> {
             .into_iter()
             .try_fold(input, |input, condition| filtered(condition, input))?;
     }
-    Ok(plan)
+    match conjunction(correlated) {
+        Some(predicate) => filtered(predicate, plan),
+        None => Ok(plan),
+    }
 }
 
 /// An equality with one side a side of the join stays a join key, with its calls below that side. Any other condition

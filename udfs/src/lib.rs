@@ -9,6 +9,8 @@
 //! text once) → `verdict` (Arrow). [`settings`] is `SET safeguard.*`, [`tally`] what a statement spent and may spend,
 //! [`scripted`] a classifier for tests.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod classifier;
 pub mod exec;
 mod functions;

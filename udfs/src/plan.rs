@@ -1,7 +1,7 @@
 //! From the logical node to the operator, and the one call that installs everything.
 
 use crate::classifier::Classifier;
-use crate::exec::{Added, ClassifyExec, Question};
+use crate::exec::{Added, ClassifyExec, Question, Shared};
 use crate::functions::functions;
 use crate::hoist::HoistCalls;
 use crate::late::{DropUnusedCalls, SortBeforeClassify};
@@ -77,20 +77,18 @@ impl QueryPlanner for Planner {
         };
         let watched = session.config().get_extension::<Statement>();
         let statement = watched.unwrap_or_else(|| Arc::new(Statement::new(settings())));
-        let nodes = ClassifyPlanner {
+        let nodes = ClassifyPlanner(Shared {
             classifier: Arc::clone(&self.classifier),
             statement,
-        };
+            partitions: session.config().target_partitions(),
+        });
         DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(nodes)])
             .create_physical_plan(plan, session)
             .await
     }
 }
 
-struct ClassifyPlanner {
-    classifier: Arc<dyn Classifier>,
-    statement: Arc<Statement>,
-}
+struct ClassifyPlanner(Shared);
 
 #[async_trait::async_trait]
 impl ExtensionPlanner for ClassifyPlanner {
@@ -136,13 +134,9 @@ impl ExtensionPlanner for ClassifyPlanner {
                 question,
             });
         }
-        let (classifier, statement) = (Arc::clone(&self.classifier), Arc::clone(&self.statement));
+        let (input, shared) = (Arc::clone(&inputs[0]), self.0.clone());
         Ok(Some(Arc::new(ClassifyExec::new(
-            Arc::clone(&inputs[0]),
-            questions,
-            added,
-            classifier,
-            statement,
+            input, questions, added, shared,
         ))))
     }
 }
