@@ -31,3 +31,12 @@ pub const POLICY_NEAR_MAX: usize = 3;
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
+
+/// What the command line and the settings file said, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
+    pub data_dir: Option<std::path::PathBuf>,
+    /// `nano`, or a model's folder.
+    pub model: String,
+}

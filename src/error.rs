@@ -7,6 +7,32 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use safeguard_udfs::ClassifyError;
 
+/// What ends a statement, or keeps the program from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A statement failed.
+    #[error("{}", message(.0))]
+    Statement(#[from] DataFusionError),
+    /// The program was called wrongly.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Error {
+    /// Five characters of PostgreSQL's appendix A.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Error::Statement(error) => sqlstate(error),
+            Error::Usage(_) => "22023",
+        }
+    }
+
+    /// What the user might do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
 /// The SQLSTATE of a failed statement (PostgreSQL's appendix A).
 pub fn sqlstate(error: &DataFusionError) -> &'static str {
     match error.find_root() {
