@@ -34,6 +34,9 @@ const PARTS: [&str; 6] = [
     "queries",
 ];
 
+/// Bytes of SQLite's smallest page.
+const PAGE_MIN: u64 = 512;
+
 /// Whether a commit waits for the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Durable {
@@ -52,6 +55,7 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf, StoreError> {
     };
     make_dir(dir).map_err(unopenable)?;
     match fs::metadata(&path) {
+        Ok(file) if !file.is_file() => return Err(unopenable(io::Error::other("not a file"))),
         Ok(file) => check(&path, file.len())?,
         Err(e) if e.kind() == ErrorKind::NotFound => create(&path)?,
         Err(e) => return Err(unopenable(e)),
@@ -104,6 +108,13 @@ fn check(path: &Path, bytes: u64) -> Result<(), StoreError> {
             why: "file is empty".into(),
         });
     }
+    if bytes < PAGE_MIN {
+        // SQLite would take it for a database without pages.
+        return Err(StoreError::Foreign {
+            path: path_buf(),
+            why: "file is not a database".into(),
+        });
+    }
     let sqlite = |e| StoreError::sqlite(path, e);
     let probe = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
     probe
@@ -135,7 +146,7 @@ fn check(path: &Path, bytes: u64) -> Result<(), StoreError> {
     }
     if bytes <= STORE_CHECK_BYTES_MAX {
         let verdict: String = probe
-            .pragma_query_value(None, "quick_check(1)", |row| row.get(0))
+            .query_row("PRAGMA quick_check(1)", (), |row| row.get(0))
             .map_err(sqlite)?;
         if verdict != "ok" {
             return Err(damaged(verdict.replace('\n', " ")));
@@ -340,5 +351,227 @@ impl Drop for Scratch {
         if let Err(e) = fs::remove_dir_all(&self.dir) {
             tracing::warn!("cannot remove {}: {e}", self.dir.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::tests::verdict;
+
+    /// A closed store of many pages.
+    async fn sound() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store
+            .append((0..2_000).map(verdict).collect())
+            .await
+            .unwrap();
+        let path = store.path().to_path_buf();
+        (dir, path)
+    }
+
+    fn spoil(path: &Path, sql: &str) {
+        Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_sound_store_is_refused_and_left() {
+        let truncate = |path: &Path, part: u64| {
+            let bytes = fs::metadata(path).unwrap().len();
+            OpenOptions::new()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_len(bytes * part / 4)
+                .unwrap();
+        };
+        type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
+        let cases: Vec<(&str, Spoil<'_>, &str)> = vec![
+            ("sound", Box::new(|_| {}), ""),
+            (
+                "garbage",
+                Box::new(|path| fs::write(path, "x".repeat(9_000)).unwrap()),
+                "is not a safeguard store: file is not a database (left as it is)",
+            ),
+            (
+                "short garbage",
+                Box::new(|path| fs::write(path, "x").unwrap()),
+                "is not a safeguard store: file is not a database (left as it is)",
+            ),
+            (
+                "empty",
+                Box::new(|path| fs::write(path, "").unwrap()),
+                "is damaged: file is empty (left as it is)",
+            ),
+            (
+                "another program's",
+                Box::new(|path| {
+                    fs::remove_file(path).unwrap();
+                    spoil(path, "CREATE TABLE verdicts (x)");
+                }),
+                "is not a safeguard store: application_id is 0, not 1397191537 (left as it is)",
+            ),
+            (
+                "another program's, marked",
+                Box::new(|path| spoil(path, "PRAGMA application_id = 42")),
+                "is not a safeguard store: application_id is 42, not 1397191537 (left as it is)",
+            ),
+            (
+                "newer",
+                Box::new(|path| spoil(path, "PRAGMA user_version = 99")),
+                "has format 99, written by a newer safeguard; this one knows up to 1 (left as it is)",
+            ),
+            (
+                "no format",
+                Box::new(|path| spoil(path, "PRAGMA user_version = 0")),
+                "is damaged: format 0 (left as it is)",
+            ),
+            (
+                "cut to three quarters",
+                Box::new(|path| truncate(path, 3)),
+                "is damaged: ",
+            ),
+            (
+                "cut to a quarter",
+                Box::new(|path| truncate(path, 1)),
+                "is damaged: ",
+            ),
+            (
+                "a page lost",
+                Box::new(|path| {
+                    let mut bytes = fs::read(path).unwrap();
+                    let middle = bytes.len() / 2 / 4_096 * 4_096;
+                    bytes[middle..middle + 4_096].fill(0);
+                    fs::write(path, bytes).unwrap();
+                }),
+                "is damaged: ",
+            ),
+            (
+                "a table lost",
+                Box::new(|path| spoil(path, "DROP TABLE queries")),
+                "is damaged: no such table: queries",
+            ),
+        ];
+        for (name, spoil, expected) in cases {
+            let (dir, path) = sound().await;
+            spoil(&path);
+            let before = fs::read(&path).unwrap();
+            let opened = Store::open(dir.path());
+            if expected.is_empty() {
+                assert!(opened.is_ok(), "{name}: {opened:?}");
+                continue;
+            }
+            let message = opened.expect_err(name).to_string();
+            let expected = format!("store {} {expected}", path.display());
+            assert!(
+                message.starts_with(&expected),
+                "{name}: {message:?}, not {expected:?}"
+            );
+            assert!(message.ends_with("(left as it is)"), "{name}: {message:?}");
+            assert_eq!(
+                fs::read(&path).unwrap(),
+                before,
+                "{name}: the file was changed"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newer_version_in_the_log_is_refused_too() {
+        let (dir, path) = sound().await;
+        let store = Store::open(dir.path()).unwrap();
+        spoil(&path, "PRAGMA user_version = 99");
+        let log = path.with_extension("db-wal");
+        let copy = tempfile::tempdir().unwrap();
+        for file in [&path, &log] {
+            fs::copy(file, copy.path().join(file.file_name().unwrap())).unwrap();
+        }
+        drop(store);
+        let before = fs::read(copy.path().join("verdicts.db")).unwrap();
+        let refused = Store::open(copy.path()).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                StoreError::Newer {
+                    found: 99,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+        assert_eq!(fs::read(copy.path().join("verdicts.db")).unwrap(), before);
+        assert!(
+            fs::metadata(copy.path().join("verdicts.db-wal"))
+                .unwrap()
+                .len()
+                > 0
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        fs::create_dir_all(dir.path().join("dir/verdicts.db")).unwrap();
+        for place in [file.clone(), file.join("below"), dir.path().join("dir")] {
+            let refused = Store::open(&place).expect_err("refused").to_string();
+            let expected = format!(
+                "store {} cannot be opened for reading and writing: ",
+                place.join("verdicts.db").display()
+            );
+            assert!(
+                refused.starts_with(&expected),
+                "{refused:?}, not {expected:?}"
+            );
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_read_only_directory_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("closed");
+        drop(Store::open(&closed).unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&closed), 0o700);
+        assert_eq!(mode(&closed.join("verdicts.db")), 0o600);
+        assert_eq!(
+            fs::read_dir(&closed).unwrap().count(),
+            1,
+            "one file and nothing beside it"
+        );
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o500)).unwrap();
+        // Root may write anywhere: then there is nothing to refuse.
+        let powerless = fs::File::create(closed.join("probe")).is_err();
+        let opened = Store::open(&closed);
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(
+            matches!(opened, Err(StoreError::Unopenable { .. })),
+            powerless,
+            "{opened:?}"
+        );
+    }
+
+    #[test]
+    fn many_may_create_one_store_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let open = || Store::open(dir.path()).map(drop);
+            let openings: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            for opening in openings {
+                opening.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
     }
 }

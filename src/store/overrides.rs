@@ -178,3 +178,117 @@ impl Given {
 fn get(column: &StringViewArray, at: usize) -> Option<&str> {
     column.is_valid(at).then(|| column.value(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{rows, session};
+    use crate::store::{Store, to_hex};
+
+    #[tokio::test]
+    async fn what_was_left_out_is_worked_out() {
+        let store = Store::ephemeral().unwrap();
+        let session = session(&store).await;
+        let of_a = to_hex(&text_digest("a"));
+        let inserts = [
+            "(policy, text, label, reviewer, note) VALUES ('hate', 'a', 'hateful', 'ada', 'why')"
+                .into(),
+            format!(
+                "(policy, text_digest, label) VALUES ('spam', '{}', 'allowed')",
+                of_a.to_uppercase()
+            ),
+            format!(
+                "(policy, text_digest, text, label, violates) VALUES ('hate', '{of_a}', 'a', 'allowed', false)"
+            ),
+            "(label, decided_at, policy, text) VALUES ('spam', '2024-01-02T03:04:05Z', 'spam', '')"
+                .into(),
+        ];
+        let before = now();
+        for insert in &inserts {
+            let sql = format!("INSERT INTO safeguard.overrides {insert}");
+            assert_eq!(rows(&session, &sql).await, ["1"], "{sql}");
+        }
+        let stored = "SELECT policy, text_digest, text, label, reviewer, note, violates FROM safeguard.overrides";
+        let empty = to_hex(&text_digest(""));
+        let expected = [
+            format!("hate|{of_a}|a|hateful|ada|why|true"),
+            format!("spam|{of_a}||allowed|||false"),
+            format!("hate|{of_a}|a|allowed|||false"),
+            format!("spam|{empty}||spam|||true"),
+        ];
+        assert_eq!(rows(&session, stored).await, expected);
+        let times = "SELECT CAST(decided_at AS BIGINT) FROM safeguard.overrides";
+        let times = rows(&session, times).await;
+        let times: Vec<i64> = times.iter().map(|time| time.parse().unwrap()).collect();
+        assert!((before..=now()).contains(&times[0]), "{times:?}");
+        assert_eq!(times[3], 1_704_164_645_000_000);
+        let many = "INSERT INTO safeguard.overrides (policy, text, label)
+                    SELECT 'hate', policy, label FROM safeguard.overrides WHERE policy = 'hate'";
+        assert_eq!(rows(&session, many).await, ["2"]);
+    }
+
+    #[tokio::test]
+    async fn an_override_that_cannot_be_stored_stores_nothing() {
+        let store = Store::ephemeral().unwrap();
+        let session = session(&store).await;
+        let cases = [
+            (
+                "(text, label) VALUES ('a', 'hateful')",
+                "override 1: a policy is required",
+            ),
+            (
+                "(policy, text) VALUES ('hate', 'a')",
+                "override 1: a label is required",
+            ),
+            (
+                "(policy, label) VALUES ('hate', 'hateful')",
+                "override 1: a text or its text_digest is required",
+            ),
+            (
+                "(policy, text, label) VALUES ('none', 'a', 'hateful')",
+                "override 1: policy \"none\" does not exist",
+            ),
+            (
+                "(policy, text, label) VALUES ('hate', 'a', 'hateful'), ('hate', 'b', 'spam')",
+                "override 2: policy \"hate\" has no label \"spam\"",
+            ),
+            (
+                "(policy, text_digest, label) VALUES ('hate', 'abc', 'hateful')",
+                "override 1: text_digest \"abc\" is not 64 hex digits",
+            ),
+            (
+                "(policy, text_digest, text, label) VALUES ('hate', repeat('0', 64), 'a', 'hateful')",
+                "override 1: text_digest is not the digest of text",
+            ),
+            (
+                "(policy, text, label, violates) VALUES ('hate', 'a', 'hateful', false)",
+                "override 1: violates follows from the policy: true for \"hateful\"",
+            ),
+            (
+                "(policy, text, label) SELECT 'hate', 'a', 'hateful' FROM generate_series(0, 100000)",
+                "an INSERT into safeguard.overrides takes at most 100000 rows",
+            ),
+        ];
+        for (insert, expected) in cases {
+            let sql = format!("INSERT INTO safeguard.overrides {insert}");
+            let error = session
+                .sql(&sql)
+                .await
+                .unwrap()
+                .collect()
+                .await
+                .unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("External error: {expected}"),
+                "{sql}"
+            );
+            let DataFusionError::External(inner) = error.find_root() else {
+                panic!("{error:?}")
+            };
+            assert!(inner.downcast_ref::<StoreError>().is_some(), "{sql}");
+            let kept = rows(&session, "SELECT count(*) FROM safeguard.overrides").await;
+            assert_eq!(kept, ["0"], "{sql}");
+        }
+    }
+}

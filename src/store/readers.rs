@@ -70,6 +70,12 @@ impl Readers {
         self.lock().idle.clear();
     }
 
+    /// Connections taken and not yet given back.
+    #[cfg(test)]
+    pub(super) fn at_work(&self) -> usize {
+        self.lock().out
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
         // Nothing that can panic runs under the lock, so a poisoned pool is still a whole one.
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)

@@ -22,7 +22,7 @@ use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, ReplaceChildrenOptions,
+    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::{RecordBatchReceiverStream, RecordBatchStreamAdapter};
@@ -45,12 +45,13 @@ pub(super) struct StoreScan {
 }
 
 /// What a scan asks of SQLite.
+#[derive(Clone)]
 struct Query {
     table: &'static Table,
     columns: Vec<&'static Column>,
     schema: SchemaRef,
-    sql: String,
-    parameters: Vec<Value>,
+    conditions: Vec<Condition>,
+    limit: Option<usize>,
 }
 
 impl StoreScan {
@@ -70,63 +71,70 @@ impl StoreScan {
             Some(projection) => projection.iter().map(|at| &table.columns[*at]).collect(),
             None => table.columns.iter().collect(),
         };
-        let sql = sql(table, &columns, &conditions, limit);
-        let parameters = conditions.into_iter().flat_map(|c| c.parameters).collect();
+        let query = Query {
+            table,
+            columns,
+            schema,
+            conditions,
+            limit,
+        };
+        Ok(StoreScan::of(store, query))
+    }
+
+    fn of(store: Arc<Inner>, query: Query) -> StoreScan {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
+            EquivalenceProperties::new(Arc::clone(&query.schema)),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
-        );
-        Ok(StoreScan {
+        )
+        // Batches come through a channel of tokio's, which yields.
+        .with_scheduling_type(SchedulingType::Cooperative);
+        StoreScan {
             store,
-            query: Arc::new(Query {
-                table,
-                columns,
-                schema,
-                sql,
-                parameters,
-            }),
+            query: Arc::new(query),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
-        })
+        }
     }
 }
 
-/// The statement. Without columns it counts.
-fn sql(
-    table: &Table,
-    columns: &[&'static Column],
-    conditions: &[Condition],
-    limit: Option<usize>,
-) -> String {
-    let sources: Vec<&str> = columns.iter().map(|c| c.source).collect();
-    let list = if sources.is_empty() {
-        "1".to_string()
-    } else {
-        sources.join(", ")
-    };
-    let joined = sources.iter().any(|source| source.starts_with("j."))
-        || conditions.iter().any(|c| c.sql.contains("j."));
-    let join = if joined { table.join } else { "" };
-    let mut sql = format!("SELECT {list} FROM {}{join}", table.from);
-    for (at, condition) in conditions.iter().enumerate() {
-        sql.push_str(if at == 0 { " WHERE " } else { " AND " });
-        sql.push_str(&condition.sql);
+impl Query {
+    /// The statement. Without columns it counts.
+    fn sql(&self) -> String {
+        let sources: Vec<&str> = self.columns.iter().map(|c| c.source).collect();
+        let list = if sources.is_empty() {
+            "1".to_string()
+        } else {
+            sources.join(", ")
+        };
+        let joined = sources.iter().any(|source| source.starts_with("j."))
+            || self.conditions.iter().any(|c| c.sql.contains("j."));
+        let join = if joined { self.table.join } else { "" };
+        let mut sql = format!("SELECT {list} FROM {}{join}", self.table.from);
+        for (at, condition) in self.conditions.iter().enumerate() {
+            sql.push_str(if at == 0 { " WHERE " } else { " AND " });
+            sql.push_str(&condition.sql);
+        }
+        if let Some(limit) = self.limit {
+            sql.push_str(&format!(" LIMIT {limit}"));
+        }
+        if sources.is_empty() {
+            sql = format!("SELECT count(*) FROM ({sql})");
+        }
+        sql
     }
-    if let Some(limit) = limit {
-        sql.push_str(&format!(" LIMIT {limit}"));
+
+    /// In the order of its `?`.
+    fn parameters(&self) -> impl Iterator<Item = &Value> {
+        self.conditions.iter().flat_map(|c| &c.parameters)
     }
-    if columns.is_empty() {
-        sql = format!("SELECT count(*) FROM ({sql})");
-    }
-    sql
 }
 
 impl fmt::Debug for StoreScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreScan")
-            .field("sql", &self.query.sql)
+            .field("sql", &self.query.sql())
             .finish()
     }
 }
@@ -136,7 +144,8 @@ impl DisplayAs for StoreScan {
         write!(
             f,
             "StoreScan: table={}, sqlite=[{}]",
-            self.query.table.name, self.query.sql
+            self.query.table.name,
+            self.query.sql()
         )
     }
 }
@@ -216,6 +225,18 @@ impl ExecutionPlan for StoreScan {
             Arc::clone(&self.query.schema),
             counted,
         )))
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        let query = Query {
+            limit,
+            ..Query::clone(&self.query)
+        };
+        Some(Arc::new(StoreScan::of(Arc::clone(&self.store), query)))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.query.limit
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -302,9 +323,9 @@ impl Reading {
     }
 
     fn count(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> rusqlite::Result<()> {
-        let parameters = params_from_iter(&self.query.parameters);
+        let parameters = params_from_iter(self.query.parameters());
         let mut rows: usize = reader
-            .query_row(&self.query.sql, parameters, |row| row.get::<_, i64>(0))
+            .query_row(&self.query.sql(), parameters, |row| row.get::<_, i64>(0))
             .map(|n| usize::try_from(n).expect("bug: a negative count of rows"))?;
         while rows > 0 {
             let some = rows.min(self.rows_max);
@@ -317,8 +338,8 @@ impl Reading {
     }
 
     fn rows(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> rusqlite::Result<()> {
-        let mut select = reader.prepare(&self.query.sql)?;
-        let mut found = select.query(params_from_iter(&self.query.parameters))?;
+        let mut select = reader.prepare(&self.query.sql())?;
+        let mut found = select.query(params_from_iter(self.query.parameters()))?;
         let mut columns: Vec<Values> = self
             .query
             .columns
@@ -419,5 +440,224 @@ impl Values {
             Values::Time(values) => Arc::new(values.finish()),
             Values::Words(values) => Arc::new(values.finish()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::tests::{rows, session, undecided, verdict};
+    use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::physical_plan::displayable;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn every_column_shows_what_was_stored() {
+        let store = Store::ephemeral().unwrap();
+        store
+            .append(vec![verdict(2), undecided(3, "refused")])
+            .await
+            .unwrap();
+        let session = session(&store).await;
+        let frame = session
+            .sql("SELECT * FROM safeguard.verdicts")
+            .await
+            .unwrap();
+        let fields = frame.schema().fields().iter();
+        let names: Vec<String> = fields
+            .map(|f| format!("{} {}", f.name(), f.data_type()))
+            .collect();
+        let expected = [
+            "verdict_digest Utf8View",
+            "policy Utf8View",
+            "policy_version Int64",
+            "policy_digest Utf8View",
+            "text_digest Utf8View",
+            "label Utf8View",
+            "violates Boolean",
+            "score Float64",
+            "rationale Utf8View",
+            "rules List(Utf8)",
+            "reason Utf8View",
+            "stage Utf8View",
+            "mode Utf8View",
+            "effort Utf8View",
+            "model Utf8View",
+            "model_digest Utf8View",
+            "tokens_in Int64",
+            "tokens_out Int64",
+            "judged_at Timestamp(µs, \"+00:00\")",
+        ];
+        assert_eq!(names, expected);
+        let rows = rows(&session, "SELECT * FROM safeguard.verdicts").await;
+        let hex = |digest| crate::store::to_hex(&digest);
+        let record = verdict(2);
+        let expected = format!(
+            "{}|hate|1|{}|{}|allowed|false|2e-6|because of number 2|[H0.\"c\", H1.\"c\"]||score\
+             |auto|low|safeguard-nano|f32:00ff|102|2|2023-11-14T22:13:20.000002Z",
+            hex(record.verdict_digest),
+            record.policy_digest,
+            hex(record.text_digest),
+        );
+        assert_eq!(rows[0], expected);
+        assert!(rows[1].contains("||||[]|refused|"), "{}", rows[1]);
+    }
+
+    #[tokio::test]
+    async fn scans_come_in_batches_and_stop_at_the_limit() {
+        let store = Store::ephemeral().unwrap();
+        store
+            .append((0..20_000).map(verdict).collect())
+            .await
+            .unwrap();
+        let session = session(&store).await;
+        let cases = [
+            ("SELECT count(*) FROM safeguard.verdicts", "20000"),
+            (
+                "SELECT count(*) FROM safeguard.verdicts WHERE violates",
+                "6667",
+            ),
+            (
+                "SELECT count(*) FROM safeguard.verdicts WHERE length(label) > 100",
+                "0",
+            ),
+            (
+                "SELECT count(*) FROM (SELECT 1 FROM safeguard.verdicts LIMIT 12345)",
+                "12345",
+            ),
+            (
+                "SELECT count(label) FROM (SELECT label FROM safeguard.verdicts LIMIT 9000)",
+                "9000",
+            ),
+            (
+                "SELECT sum(tokens_in) FROM safeguard.verdicts WHERE policy = 'spam'",
+                "40390000",
+            ),
+            ("SELECT count(*) FROM safeguard.queries", "0"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(rows(&session, sql).await, [expected], "{sql}");
+        }
+        let sql = "SELECT verdict_digest, judged_at FROM safeguard.verdicts";
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let sizes: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(sizes, [8192, 8192, 3616]);
+        let long = crate::store::Record {
+            rationale: Some("x".repeat(STORE_SCAN_BYTES_MAX / 2).into()),
+            ..verdict(30_000)
+        };
+        let long = (30_000..30_005).map(|n| crate::store::Record {
+            verdict_digest: verdict(n).verdict_digest,
+            ..long.clone()
+        });
+        store.append(long.collect()).await.unwrap();
+        let sql = "SELECT rationale FROM safeguard.verdicts WHERE tokens_in = 30100";
+        let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let sizes: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(sizes, [2, 2, 1], "a batch ends at its bytes, too");
+    }
+
+    #[tokio::test]
+    async fn the_plan_shows_what_sqlite_is_asked() {
+        let store = Store::ephemeral().unwrap();
+        let session = session(&store).await;
+        let cases = [
+            (
+                "SELECT label FROM safeguard.verdicts WHERE violates LIMIT 3",
+                "StoreScan: table=verdicts, \
+                 sqlite=[SELECT v.label FROM verdicts AS v WHERE v.violates LIMIT 3]",
+            ),
+            (
+                "SELECT policy FROM safeguard.verdicts WHERE label = 'x'",
+                "StoreScan: table=verdicts, sqlite=[SELECT j.policy FROM verdicts AS v \
+                 CROSS JOIN judges AS j ON j.id = v.judge WHERE (v.label = ?)]",
+            ),
+            (
+                "SELECT \"user\", rows FROM safeguard.queries",
+                "StoreScan: table=queries, sqlite=[SELECT \"user\", \"rows\" FROM queries]",
+            ),
+        ];
+        for (sql, expected) in cases {
+            let plan = session
+                .sql(sql)
+                .await
+                .unwrap()
+                .create_physical_plan()
+                .await
+                .unwrap();
+            let plan = displayable(plan.as_ref()).indent(false).to_string();
+            assert_eq!(plan.trim(), expected, "{sql}");
+        }
+        let analyzed = session.sql("EXPLAIN ANALYZE SELECT label FROM safeguard.verdicts");
+        let analyzed = analyzed.await.unwrap().collect().await.unwrap();
+        let analyzed = pretty_format_batches(&analyzed).unwrap().to_string();
+        assert!(analyzed.contains("output_rows=0"), "{analyzed}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_scan_gives_its_reader_back() {
+        let store = Store::ephemeral().unwrap();
+        store
+            .append((0..50_000).map(verdict).collect())
+            .await
+            .unwrap();
+        let session = session(&store).await;
+        let sql = "SELECT verdict_digest, rationale FROM safeguard.verdicts";
+        let mut stream = session
+            .sql(sql)
+            .await
+            .unwrap()
+            .execute_stream()
+            .await
+            .unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        assert_eq!(store.inner.readers.at_work(), 1);
+        drop(stream);
+        let given_back = async {
+            while store.inner.readers.at_work() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), given_back)
+            .await
+            .expect("given back");
+    }
+
+    #[tokio::test]
+    async fn a_search_without_end_is_interrupted() {
+        let store = Store::ephemeral().unwrap();
+        let reader = store.inner.readers.take().unwrap();
+        let stop = Arc::new(Stop::default());
+        let (found, first) = mpsc::channel();
+        let search = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n)
+                               SELECT n FROM n WHERE n < 2";
+                stop.guard(&reader, || {
+                    let mut select = reader.prepare(endless)?;
+                    let mut rows = select.query(())?;
+                    rows.next()?;
+                    found.send(()).unwrap();
+                    rows.next().map(|row| row.is_some())
+                })
+            }
+        });
+        first.recv().unwrap();
+        drop(StopOnDrop(Arc::clone(&stop)));
+        let error = search.join().unwrap().expect("it ran").unwrap_err();
+        assert_eq!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::OperationInterrupted),
+            "{error}"
+        );
+        assert!(stop.asked());
+        let reader = store.inner.readers.take().unwrap();
+        assert!(
+            stop.guard(&reader, || ()).is_none(),
+            "not begun once it was stopped"
+        );
     }
 }
