@@ -5,6 +5,10 @@
 //! tokens and models; it knows nothing of policy versions, stored verdicts or SQL. Only [`harmony`] knows the format of a
 //! prompt.
 
+pub mod harmony;
+mod labels;
+mod queue;
+
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::fmt::Debug;
 use std::sync::Arc;
