@@ -6,7 +6,10 @@
 //! prompt.
 
 pub mod harmony;
+mod engine;
 mod labels;
+pub mod local;
+mod nano;
 mod queue;
 
 use safeguard_udfs::{Effort, Lane, Mode};
