@@ -5,7 +5,8 @@ pub mod settings;
 pub mod tally;
 
 pub use classifier::{
-    Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided, Verdict,
+    Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
+    Verdict,
 };
 pub use settings::{Answer, Effort, Lane, Mode, SafeguardSettings};
 pub use tally::Tally;
