@@ -6,3 +6,10 @@ pub const TEXT_TOKENS_MAX: usize = 4_096;
 pub const POLICY_TOKENS_MAX: usize = 16_384;
 /// Tokens of analysis before the final header is forced.
 pub const ANALYSIS_TOKENS_MAX: usize = 2_048;
+/// A model whose weights are no larger than this as f32 is dequantised once, when it is loaded; the experts of a larger
+/// one stay packed and are dequantised at each use.
+pub const MODEL_RESIDENT_BYTES_MAX: usize = 1 << 30;
+/// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
+pub const PREFILL_TOKENS: usize = 512;
+/// Attention scores (f32) held at once; queries are taken in groups that stay below it.
+pub const ATTENTION_SCORES_MAX: usize = 1 << 22;
