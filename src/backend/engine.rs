@@ -7,13 +7,15 @@
 
 use super::harmony::Harmony;
 use super::labels::{LabelTrie, most_probable};
+use super::prefixes::Prefixes;
 use super::queue::Queue;
 use super::{Answer, BackendError, PromptPolicy, Reply};
-use crate::config::{ANALYSIS_TOKENS_MAX, POLICY_TOKENS_MAX, PREFILL_TOKENS_MAX, PREFIX_CACHE_BYTES_MAX};
+use crate::config::{
+    ANALYSIS_TOKENS_MAX, POLICY_TOKENS_MAX, PREFILL_TOKENS, PREFIX_CACHE_BYTES_MAX,
+};
 use crate::model::{GptOss, KvCache, ModelError};
 use candle_core::Tensor;
 use safeguard_udfs::Effort;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
@@ -43,7 +45,7 @@ pub(super) struct Work {
 pub(super) struct Engine {
     model: GptOss,
     harmony: Arc<Harmony>,
-    prefixes: Prefixes,
+    prefixes: Prefixes<KvCache>,
     work: Arc<Work>,
     analysis_header: Vec<u32>,
     final_header: Vec<u32>,
@@ -71,7 +73,14 @@ impl Engine {
     pub(super) fn new(model: GptOss, harmony: Arc<Harmony>, work: Arc<Work>) -> Self {
         let prefixes = Prefixes::new(PREFIX_CACHE_BYTES_MAX);
         let (analysis_header, final_header) = (harmony.analysis_header(), harmony.final_header());
-        Engine { model, harmony, prefixes, work, analysis_header, final_header }
+        Engine {
+            model,
+            harmony,
+            prefixes,
+            work,
+            analysis_header,
+            final_header,
+        }
     }
 
     /// Answers what the queue holds until it closes.
@@ -92,7 +101,12 @@ impl Engine {
     }
 
     fn answer(&mut self, job: &Job, cancelled: &dyn Fn() -> bool) -> Result<Reply, Stop> {
-        let labels = job.policy.labels.iter().map(|label| self.harmony.label(label)).collect();
+        let labels = job
+            .policy
+            .labels
+            .iter()
+            .map(|label| self.harmony.label(label))
+            .collect();
         let trie = LabelTrie::new(labels).map_err(|why| Stop::Failed(BackendError::Labels(why)))?;
         let mut sequence = self.prefix(job, cancelled)?;
         let tokens_in = (sequence.len() + job.suffix.len()) as u64;
@@ -114,7 +128,11 @@ impl Engine {
             analysis,
             reasoned: job.reason,
         };
-        Ok(Reply { answer, tokens_in, tokens_out })
+        Ok(Reply {
+            answer,
+            tokens_in,
+            tokens_out,
+        })
     }
 
     /// A sequence that has read the policy's prefix, for one text to go on with.
@@ -123,12 +141,19 @@ impl Engine {
         if let Some(kept) = self.prefixes.get(&key) {
             return Ok(kept);
         }
-        let too_long = |_| Stop::Failed(BackendError::PolicyTooLong { limit: POLICY_TOKENS_MAX });
-        let ids = self.harmony.prefix(&job.policy.text, job.effort).map_err(too_long)?;
+        let too_long = |_| {
+            Stop::Failed(BackendError::PolicyTooLong {
+                limit: POLICY_TOKENS_MAX,
+            })
+        };
+        let ids = self
+            .harmony
+            .prefix(&job.policy.text, job.effort)
+            .map_err(too_long)?;
         let mut sequence = self.model.new_cache();
         self.read(&ids, &mut sequence, cancelled)?;
         self.work.prefixes.fetch_add(1, Ordering::Relaxed);
-        let bytes = ids.len() * self.bytes_per_token();
+        let bytes = sequence.bytes();
         self.prefixes.put(key, sequence.clone(), bytes);
         Ok(sequence)
     }
@@ -141,8 +166,15 @@ impl Engine {
         unread: &mut Vec<u32>,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Decoded, Stop> {
-        let budget = self.harmony.template().analysis_tokens_max.min(ANALYSIS_TOKENS_MAX);
-        let mut decoded = Decoded { analysis: Vec::new(), tokens: 0 };
+        let budget = self
+            .harmony
+            .template()
+            .analysis_tokens_max
+            .min(ANALYSIS_TOKENS_MAX);
+        let mut decoded = Decoded {
+            analysis: Vec::new(),
+            tokens: 0,
+        };
         while decoded.analysis.len() < budget {
             let hidden = self.read(unread, sequence, cancelled)?;
             unread.clear();
@@ -172,33 +204,47 @@ impl Engine {
     }
 
     /// Probabilities of the labels behind a sequence whose last token left `hidden`, `[1, hidden]`.
-    fn score(&self, trie: &LabelTrie, hidden: &Tensor, sequence: &KvCache) -> Result<Vec<f64>, Stop> {
-        let root: Vec<f32> = self.model.logits_of(hidden, trie.first_tokens())?.flatten_all()?.to_vec1()?;
+    fn score(
+        &self,
+        trie: &LabelTrie,
+        hidden: &Tensor,
+        sequence: &KvCache,
+    ) -> Result<Vec<f64>, Stop> {
+        let root: Vec<f32> = self
+            .model
+            .logits_of(hidden, trie.first_tokens())?
+            .flatten_all()?
+            .to_vec1()?;
         let behind = |path: &[u32]| -> Result<Vec<f32>, Stop> {
             let mut branch = sequence.clone();
             let hidden = self.read(path, &mut branch, &|| false)?;
             Ok(self.model.logits(&hidden)?.flatten_all()?.to_vec1()?)
         };
-        let not_numbers = || Stop::Failed(BackendError::Model("its logits are not numbers".to_owned()));
-        trie.probabilities(&root, self.harmony.stop_ids(), behind)?.ok_or_else(not_numbers)
+        let not_numbers =
+            || Stop::Failed(BackendError::Model("its logits are not numbers".to_owned()));
+        trie.probabilities(&root, self.harmony.stop_ids(), behind)?
+            .ok_or_else(not_numbers)
     }
 
     /// Appends ids to the sequence; what the last one leaves, `[1, hidden]`.
-    fn read(&self, ids: &[u32], sequence: &mut KvCache, cancelled: &dyn Fn() -> bool) -> Result<Tensor, Stop> {
+    fn read(
+        &self,
+        ids: &[u32],
+        sequence: &mut KvCache,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Tensor, Stop> {
         let mut last = None;
-        for go in ids.chunks(PREFILL_TOKENS_MAX) {
+        for go in ids.chunks(PREFILL_TOKENS) {
             if cancelled() {
                 return Err(Stop::Cancelled);
             }
-            last = Some(self.model.forward(go, sequence)?.narrow(0, go.len() - 1, 1)?);
+            last = Some(
+                self.model
+                    .forward(go, sequence)?
+                    .narrow(0, go.len() - 1, 1)?,
+            );
         }
         last.ok_or_else(|| ModelError::NoIds.into())
-    }
-
-    /// Keys and values of one token in all layers, as f32. Sliding layers may keep less.
-    fn bytes_per_token(&self) -> usize {
-        let config = self.model.config();
-        config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2 * size_of::<f32>()
     }
 }
 
@@ -208,48 +254,4 @@ struct Decoded {
     analysis: Vec<u32>,
     /// With it.
     tokens: u64,
-}
-
-type PrefixKey = (Arc<str>, Effort);
-
-/// Sequences that have read a policy, by bytes, the least recently used out first. The newest stays even where it alone
-/// is over the limit: its texts are being judged.
-struct Prefixes {
-    kept: HashMap<PrefixKey, Kept>,
-    bytes: usize,
-    bytes_max: usize,
-    /// Counts uses.
-    clock: u64,
-}
-
-struct Kept {
-    sequence: KvCache,
-    bytes: usize,
-    used: u64,
-}
-
-impl Prefixes {
-    fn new(bytes_max: usize) -> Self {
-        Prefixes { kept: HashMap::new(), bytes: 0, bytes_max, clock: 0 }
-    }
-
-    fn get(&mut self, key: &PrefixKey) -> Option<KvCache> {
-        self.clock += 1;
-        let kept = self.kept.get_mut(key)?;
-        kept.used = self.clock;
-        Some(kept.sequence.clone())
-    }
-
-    fn put(&mut self, key: PrefixKey, sequence: KvCache, bytes: usize) {
-        while self.bytes + bytes > self.bytes_max {
-            let Some(oldest) = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone()) else {
-                break;
-            };
-            self.bytes -= self.kept.remove(&oldest).map_or(0, |kept| kept.bytes);
-        }
-        self.clock += 1;
-        self.bytes += bytes;
-        let before = self.kept.insert(key, Kept { sequence, bytes, used: self.clock });
-        self.bytes -= before.map_or(0, |kept| kept.bytes);
-    }
 }

@@ -291,6 +291,7 @@ fn effort_word(effort: Effort) -> &'static str {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use serde_json::Value;

@@ -5,11 +5,12 @@
 //! tokens and models; it knows nothing of policy versions, stored verdicts or SQL. Only [`harmony`] knows the format of a
 //! prompt.
 
-pub mod harmony;
 mod engine;
+pub mod harmony;
 mod labels;
 pub mod local;
 mod nano;
+mod prefixes;
 mod queue;
 
 use safeguard_udfs::{Effort, Lane, Mode};

@@ -6,13 +6,23 @@
 //! Knows one architecture: sliding and full attention with sinks, YaRN, mixture of experts with clamped SwiGLU.
 //! Knows nothing of text, policies, batches or threads.
 
+mod arithmetic;
+mod attention;
 mod config;
+mod dump;
 mod error;
+mod experts;
 mod gpt_oss;
 mod kv_cache;
+mod linear;
+mod mxfp4;
+mod rope;
 pub mod tokenizer;
+mod weights;
 
+pub use arithmetic::{Arithmetic, DownBias, Routing};
 pub use config::{Config, LayerType, RopeScaling};
+pub use dump::{parse_ids, write_logits};
 pub use error::ModelError;
-pub use gpt_oss::{GptOss, parse_ids, write_logits};
+pub use gpt_oss::GptOss;
 pub use kv_cache::KvCache;

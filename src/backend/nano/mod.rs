@@ -13,4 +13,5 @@ pub(super) const WEIGHTS: &[u8] = &ALIGNED.0;
 #[repr(C, align(64))]
 struct Aligned<const N: usize>([u8; N]);
 
-static ALIGNED: Aligned<{ include_bytes!("model.safetensors").len() }> = Aligned(*include_bytes!("model.safetensors"));
+static ALIGNED: Aligned<{ include_bytes!("model.safetensors").len() }> =
+    Aligned(*include_bytes!("model.safetensors"));
