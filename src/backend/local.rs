@@ -428,10 +428,12 @@ mod tests {
             assert!(tokens > crate::config::TEXT_TOKENS_MAX);
             assert_eq!((reply.tokens_in, reply.tokens_out), (0, 0));
         }
-        let long = Arc::new(PromptPolicy {
+        let long = PromptPolicy {
+            digest: "long".into(),
             text: "rule ".repeat(17_000).into(),
             ..(*short).clone()
-        });
+        };
+        let long = Arc::new(long);
         let asked = prompt(&long, "x", Mode::Score);
         assert_eq!(nano.tokens(&asked), 0);
         let limit = crate::config::POLICY_TOKENS_MAX;
