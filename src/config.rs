@@ -31,3 +31,28 @@ pub const STORE_FILTER_LITERALS_MAX: usize = 500;
 pub const STORE_FILTER_DEPTH_MAX: usize = 50;
 /// Rows of one INSERT INTO safeguard.overrides, which is stored whole or not at all.
 pub const STORE_INSERT_ROWS_MAX: usize = 100_000;
+
+/// A policy file, or a policy text in SQL, may have this many bytes.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+/// Below this many tokens of prompt a policy seldom says enough: lint warns.
+pub const POLICY_TOKENS_ADVISED_MIN: usize = 100;
+/// Above this many tokens of prompt a policy is better split: lint warns.
+pub const POLICY_TOKENS_ADVISED_MAX: usize = 2_000;
+/// A policy's name, in bytes.
+pub const POLICY_NAME_BYTES_MAX: usize = 63;
+/// Labels of one policy.
+pub const POLICY_LABELS_MAX: usize = 64;
+/// One label, in bytes.
+pub const POLICY_LABEL_BYTES_MAX: usize = 64;
+/// A rule's code (`H2.c`), in bytes.
+pub const POLICY_RULE_CODE_BYTES_MAX: usize = 16;
+/// Rules of one policy.
+pub const POLICY_RULES_MAX: usize = 256;
+/// `name@<digest prefix>` needs this many hexadecimal digits.
+pub const POLICY_DIGEST_PREFIX_MIN: usize = 6;
+/// Names offered when one is unknown.
+pub const POLICY_NEAR_MAX: usize = 3;
+/// Rows of one golden set.
+pub const GOLDEN_ROWS_MAX: usize = 100_000;
+/// Bytes of one golden set's file.
+pub const GOLDEN_BYTES_MAX: usize = 64 << 20;

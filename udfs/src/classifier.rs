@@ -16,7 +16,10 @@ pub trait Classifier: Debug + Send + Sync + 'static {
     /// One [`Decision`] for each text of the request, by its index, in any order. Dropping the stream cancels what was
     /// not yet decided. An `Err` fails the statement: it is for what is wrong with the policy or the machinery, never
     /// with one text.
-    fn classify(&self, request: Request) -> BoxStream<'static, Result<(usize, Decision), ClassifyError>>;
+    fn classify(
+        &self,
+        request: Request,
+    ) -> BoxStream<'static, Result<(usize, Decision), ClassifyError>>;
 
     /// Prompt tokens that each text of the request would cost if it were asked now, without asking. In order.
     async fn tokens(&self, request: Request) -> Result<Vec<u64>, ClassifyError>;
@@ -177,7 +180,11 @@ impl Reason {
     pub fn is_fact(self) -> bool {
         matches!(
             self,
-            Reason::Refused | Reason::Truncated | Reason::Unparsed | Reason::Contradictory | Reason::TooLong
+            Reason::Refused
+                | Reason::Truncated
+                | Reason::Unparsed
+                | Reason::Contradictory
+                | Reason::TooLong
         )
     }
 }
@@ -205,7 +212,9 @@ pub enum ClassifyError {
     #[error("{0}")]
     Unsupported(String),
     /// Too many of the statement's texts stayed undecided; what was judged is stored. SQLSTATE 53400.
-    #[error("{undecided} of {judged} texts are undecided, above safeguard.max_undecided_ratio = {limit}")]
+    #[error(
+        "{undecided} of {judged} texts are undecided, above safeguard.max_undecided_ratio = {limit}"
+    )]
     TooManyUndecided {
         /// Undecided so far.
         undecided: u64,
