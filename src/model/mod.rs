@@ -17,6 +17,7 @@ mod kv_cache;
 mod linear;
 mod mxfp4;
 mod rope;
+pub mod tokenizer;
 mod weights;
 
 pub use arithmetic::{Arithmetic, DownBias, Routing};

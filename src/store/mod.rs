@@ -1,1 +1,233 @@
-//! store
+//! The verdict store: the only files that touch verdicts on disk.
+//!
+//! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
+//! of policies, overrides, the log of statements, and all of it as tables for SQL. SQLite in WAL mode behind it: one
+//! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
+//! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
+//! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.
+//!
+//! *Appended, never updated*: a key has at most two rows. Attempt 0 is what was found first. If that is undecided and the
+//! text is asked again (`retry_undecided`), a verdict becomes attempt 1 and is what recall gives from then on; a second
+//! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
+//! [`Store::erase_text`].
+
+mod columns;
+mod error;
+mod filter;
+mod index;
+mod open;
+mod overrides;
+mod readers;
+mod records;
+mod scan;
+mod tables;
+mod writer;
+
+pub use error::StoreError;
+pub use records::{
+    Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, text_digest, to_hex,
+};
+pub use tables::{OverrideCheck, StoreSchema};
+
+use crate::config::STORE_COMMIT_ROWS_MAX;
+use datafusion::catalog::TableProvider;
+use rusqlite::Connection;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+use writer::{Work, Writer};
+
+/// SQL that creates the view `safeguard.labels`: the current label of each policy and text, overrides first. To be run in
+/// a session whose schema `safeguard` is [`Store::schema_provider`].
+pub const LABELS_VIEW: &str = include_str!("../../sql/labels.sql");
+
+/// An open store. Clones share it; it closes when the last clone and the last table made from it are gone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What clones and tables share.
+struct Inner {
+    readers: Arc<readers::Readers>,
+    index: index::Index,
+    writer: Writer,
+    /// Last, so that the files go after whatever had them open.
+    _scratch: Option<open::Scratch>,
+}
+
+impl Drop for Inner {
+    /// Readers first: the last connection to close folds the write-ahead log into the file, and only the writer may.
+    fn drop(&mut self) {
+        self.readers.close();
+        self.index.close();
+        self.writer.close();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path()).finish()
+    }
+}
+
+impl Store {
+    /// Opens `verdicts.db` in `dir`, making both (readable by their owner only) where they are missing.
+    ///
+    /// Errors: [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Damaged`] refuse a file without having
+    /// written to it; [`StoreError::Unopenable`] and [`StoreError::Busy`] say what the system said. Blocks for as long as
+    /// a check of the file takes.
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        let path = open::prepare(dir)?;
+        Store::assemble(open::writer(&path, open::Durable::Yes)?, &path, None)
+    }
+
+    /// An empty store that is gone when it is closed. It lives in the system's directory for temporary files, where a
+    /// killed process leaves it behind.
+    pub fn ephemeral() -> Result<Store, StoreError> {
+        let scratch = open::Scratch::new()?;
+        let path = open::prepare(scratch.dir())?;
+        let writer = open::writer(&path, open::Durable::No)?;
+        Store::assemble(writer, &path, Some(scratch))
+    }
+
+    fn assemble(
+        writer: Connection,
+        path: &Path,
+        scratch: Option<open::Scratch>,
+    ) -> Result<Store, StoreError> {
+        let inner = Inner {
+            readers: Arc::new(readers::Readers::new(path)),
+            index: index::Index::new(path),
+            writer: Writer::start(writer, path)?,
+            _scratch: scratch,
+        };
+        Ok(Store {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        self.inner.readers.path()
+    }
+
+    /// What is stored under each key, in the order of `keys`: a verdict, or why there is none, or `None` where the key
+    /// was never stored. Sees whatever any process committed before the call. A key that is not stored costs no read of
+    /// the file.
+    pub async fn recall(&self, keys: &[Digest]) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let inner = Arc::clone(&self.inner);
+        let keys = keys.to_vec();
+        blocking(move || inner.index.recall(&inner.readers, &keys)).await
+    }
+
+    /// Stores records; returns when they are on the disk. Records under a key that is already stored are dropped, except
+    /// a verdict after an undecided. Each run of [`STORE_COMMIT_ROWS_MAX`] records is stored whole or not at all. Dropping
+    /// the future does not stop what was handed to the writer.
+    ///
+    /// Panics if a record has both or neither of `label` and `reason`, or `violates` without `label`.
+    pub async fn append(&self, mut records: Vec<Record>) -> Result<(), StoreError> {
+        for record in &records {
+            assert!(
+                record.label.is_some() != record.reason.is_some()
+                    && record.label.is_some() == record.violates.is_some(),
+                "bug: a record is either a verdict or undecided: {record:?}"
+            );
+        }
+        while !records.is_empty() {
+            let rest = records.split_off(records.len().min(STORE_COMMIT_ROWS_MAX));
+            self.write(Work::Records(records)).await?;
+            records = rest;
+        }
+        Ok(())
+    }
+
+    /// Stores a version of a policy. The same number with the same digest again is no error and changes nothing; with
+    /// another digest it is [`StoreError::VersionTaken`].
+    pub async fn append_version(&self, version: VersionRow) -> Result<(), StoreError> {
+        self.write(Work::Version(Box::new(version))).await.map(drop)
+    }
+
+    /// Every version of every policy, by name and number.
+    pub async fn versions(&self) -> Result<Vec<VersionRow>, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let reader = inner.readers.take()?;
+            read_versions(&reader).map_err(|e| StoreError::sqlite(inner.readers.path(), e))
+        })
+        .await
+    }
+
+    /// Stores a person's label. The policy and label are the caller's to check.
+    pub async fn append_override(&self, row: OverrideRow) -> Result<(), StoreError> {
+        self.write(Work::Overrides(vec![row])).await.map(drop)
+    }
+
+    /// Stores what a statement did; gives its id.
+    pub async fn append_query(&self, query: QueryRow) -> Result<i64, StoreError> {
+        self.write(Work::Query(Box::new(query))).await
+    }
+
+    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
+    /// and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
+    pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
+        let changed = self.write(Work::Erase(text_digest)).await?;
+        Ok(u64::try_from(changed).expect("bug: a negative count of rows"))
+    }
+
+    /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries. `check` judges what is
+    /// inserted into overrides.
+    pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
+        tables::all(self, check)
+    }
+
+    /// The store's tables as a schema that takes further tables and views beside them, but neither replaces nor drops
+    /// the store's own.
+    pub fn schema_provider(&self, check: OverrideCheck) -> Arc<StoreSchema> {
+        Arc::new(StoreSchema::new(self.tables(check)))
+    }
+
+    async fn write(&self, work: Work) -> Result<i64, StoreError> {
+        self.inner.writer.write(work).await
+    }
+}
+
+/// Runs what waits for the disk where waiting is allowed.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match spawn_blocking(read).await {
+        Ok(result) => result,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
+}
+
+fn read_versions(reader: &Connection) -> rusqlite::Result<Vec<VersionRow>> {
+    let mut select = reader.prepare_cached(
+        "SELECT name, version, digest, text, labels, title, published_at, published_by, note
+         FROM policy_versions ORDER BY name, version",
+    )?;
+    select
+        .query_map((), |row| {
+            Ok(VersionRow {
+                name: row.get(0)?,
+                version: row.get(1)?,
+                digest: row.get(2)?,
+                text: row.get(3)?,
+                labels: row.get(4)?,
+                title: row.get(5)?,
+                published_at: row.get(6)?,
+                published_by: row.get(7)?,
+                note: row.get(8)?,
+            })
+        })?
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

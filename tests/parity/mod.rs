@@ -8,4 +8,5 @@ mod checkpoint;
 mod folders;
 mod golden;
 mod mistakes;
+mod nano;
 mod pieces;

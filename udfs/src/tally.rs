@@ -1,5 +1,227 @@
-//! What one statement has spent.
+//! What one statement has asked and spent, and what it still may.
+//!
+//! Takes decisions as they come and questions before they are put; gives counts at any moment. Shared by every
+//! operator and stage of the statement, so that a budget is the statement's and never a batch's or a partition's.
 
-/// Counters of one statement, shared by all its requests.
+use crate::classifier::{ClassifyError, Decision, Reason, Source};
+use crate::settings::SafeguardSettings;
+use crate::statement::UNDECIDED_RATIO_TEXTS_MIN;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Counters and budgets of one statement.
+#[derive(Debug)]
+pub struct Tally {
+    started: Instant,
+    limits: Limits,
+    rows: AtomicU64,
+    distinct_texts: AtomicU64,
+    recalled: AtomicU64,
+    screened: AtomicU64,
+    asked: AtomicU64,
+    unasked: AtomicU64,
+    undecided: [AtomicU64; Reason::ALL.len()],
+    tokens_in: AtomicU64,
+    tokens_out: AtomicU64,
+    /// Questions begun and tokens promised to them, which `asked` and `tokens_*` only count when they are answered.
+    begun: AtomicU64,
+    promised: AtomicU64,
+}
+
 #[derive(Debug, Default)]
-pub struct Tally {}
+struct Limits {
+    rows: Option<u64>,
+    tokens: Option<u64>,
+    time: Option<Duration>,
+}
+
+/// A tally at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// Rows with a text, over all calls.
+    pub rows: u64,
+    /// Distinct (policy, text) among them.
+    pub distinct_texts: u64,
+    /// Decisions from the verdict store.
+    pub recalled: u64,
+    /// Decisions by a screen.
+    pub screened: u64,
+    /// Questions put to a backend and answered.
+    pub asked: u64,
+    /// Distinct texts without a verdict, by reason; reasons with none are left out.
+    pub undecided: Vec<(Reason, u64)>,
+    /// Prompt tokens of what was asked.
+    pub tokens_in: u64,
+    /// Decoded tokens of what was asked.
+    pub tokens_out: u64,
+    /// Time since the statement began.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// Distinct texts without a verdict.
+    pub fn undecided_total(&self) -> u64 {
+        self.undecided.iter().map(|(_, n)| n).sum()
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new(&SafeguardSettings::default())
+    }
+}
+
+impl Tally {
+    /// A tally with the budgets of these settings, begun now.
+    pub fn new(settings: &SafeguardSettings) -> Self {
+        Self {
+            started: Instant::now(),
+            limits: Limits {
+                rows: settings.max_rows,
+                tokens: settings.max_tokens,
+                time: settings.max_seconds.map(Duration::from_secs_f64),
+            },
+            rows: AtomicU64::default(),
+            distinct_texts: AtomicU64::default(),
+            recalled: AtomicU64::default(),
+            screened: AtomicU64::default(),
+            asked: AtomicU64::default(),
+            unasked: AtomicU64::default(),
+            undecided: Default::default(),
+            tokens_in: AtomicU64::default(),
+            tokens_out: AtomicU64::default(),
+            begun: AtomicU64::default(),
+            promised: AtomicU64::default(),
+        }
+    }
+
+    /// Whether the statement may put one more question with a prompt of `tokens`; if so it is charged. Whoever gets
+    /// `false` answers [`Reason::Budget`].
+    pub fn begin(&self, tokens: u64) -> bool {
+        if self
+            .limits
+            .time
+            .is_some_and(|most| self.started.elapsed() >= most)
+        {
+            return false;
+        }
+        if !charge(&self.begun, 1, self.limits.rows) {
+            return false;
+        }
+        let decoded = self.tokens_out.load(Relaxed);
+        let most = self.limits.tokens.map(|most| most.saturating_sub(decoded));
+        if !charge(&self.promised, tokens, most) {
+            self.begun.fetch_sub(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn saw_rows(&self, rows: u64) {
+        self.rows.fetch_add(rows, Relaxed);
+    }
+
+    pub(crate) fn decided(&self, decision: &Decision) {
+        self.distinct_texts.fetch_add(1, Relaxed);
+        let provenance = match decision {
+            Ok(verdict) => &verdict.provenance,
+            Err(undecided) => {
+                self.undecided[undecided.reason as usize].fetch_add(1, Relaxed);
+                &undecided.provenance
+            }
+        };
+        match provenance.source {
+            Source::Recalled => self.recalled.fetch_add(1, Relaxed),
+            Source::Screened => self.screened.fetch_add(1, Relaxed),
+            Source::Unasked => self.unasked.fetch_add(1, Relaxed),
+            Source::Asked => {
+                self.tokens_in.fetch_add(provenance.tokens_in, Relaxed);
+                self.tokens_out.fetch_add(provenance.tokens_out, Relaxed);
+                self.asked.fetch_add(1, Relaxed)
+            }
+        };
+    }
+
+    /// Fails once more than `most` of the texts are undecided, but not on the first few.
+    pub(crate) fn check_undecided(&self, most: f64) -> Result<(), ClassifyError> {
+        let judged = self.distinct_texts.load(Relaxed);
+        let undecided: u64 = self.undecided.iter().map(|n| n.load(Relaxed)).sum();
+        if judged < UNDECIDED_RATIO_TEXTS_MIN || undecided as f64 <= most * judged as f64 {
+            return Ok(());
+        }
+        Err(ClassifyError::TooManyUndecided {
+            undecided,
+            judged,
+            limit: most,
+        })
+    }
+
+    /// The counts so far.
+    pub fn summary(&self) -> Summary {
+        let undecided = Reason::ALL
+            .into_iter()
+            .map(|r| (r, self.undecided[r as usize].load(Relaxed)));
+        Summary {
+            rows: self.rows.load(Relaxed),
+            distinct_texts: self.distinct_texts.load(Relaxed),
+            recalled: self.recalled.load(Relaxed),
+            screened: self.screened.load(Relaxed),
+            asked: self.asked.load(Relaxed),
+            undecided: undecided.filter(|(_, n)| *n > 0).collect(),
+            tokens_in: self.tokens_in.load(Relaxed),
+            tokens_out: self.tokens_out.load(Relaxed),
+            elapsed: self.started.elapsed(),
+        }
+    }
+}
+
+/// Adds `n` unless the sum would pass `most`.
+fn charge(counter: &AtomicU64, n: u64, most: Option<u64>) -> bool {
+    let add = |sum: u64| {
+        sum.checked_add(n)
+            .filter(|sum| most.is_none_or(|most| *sum <= most))
+    };
+    counter.fetch_update(Relaxed, Relaxed, add).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_the_whole_statements() {
+        let check = |settings: SafeguardSettings, tokens: u64, want: usize| {
+            let tally = Tally::new(&settings);
+            assert_eq!(
+                (0..100).filter(|_| tally.begin(tokens)).count(),
+                want,
+                "{settings:?}"
+            );
+        };
+        check(SafeguardSettings::default(), 10, 100);
+        check(
+            SafeguardSettings {
+                max_rows: Some(7),
+                ..Default::default()
+            },
+            10,
+            7,
+        );
+        check(
+            SafeguardSettings {
+                max_tokens: Some(95),
+                ..Default::default()
+            },
+            10,
+            9,
+        );
+        check(
+            SafeguardSettings {
+                max_seconds: Some(0.0),
+                ..Default::default()
+            },
+            10,
+            0,
+        );
+    }
+}

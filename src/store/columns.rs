@@ -1,0 +1,204 @@
+//! The store's tables as SQL shows them: names, types and where in the file each column comes from.
+//!
+//! One table of facts, read by the scan (to decode), by the filter (to translate) and by the providers (to describe).
+//! Others build on these columns: add, never rename or reorder.
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use std::sync::Arc;
+
+/// How a column is stored and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text.
+    Text,
+    /// 32 bytes, shown as 64 lower-case hex digits.
+    Hex,
+    /// A count or a number.
+    Int,
+    /// A float; never not-a-number, which SQLite stores as NULL.
+    Float,
+    /// 0 or 1.
+    Bool,
+    /// Microseconds since 1970-01-01 UTC.
+    Time,
+    /// A JSON array of text, NULL for an empty one; shown as a list, never NULL.
+    Words,
+}
+
+/// One column.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// In SQL.
+    pub(super) name: &'static str,
+    /// In the file: an expression over the table's `from`.
+    pub(super) source: &'static str,
+    /// Its type.
+    pub(super) kind: Kind,
+    /// Whether it can be NULL.
+    pub(super) nullable: bool,
+}
+
+/// One table.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// In SQL, within the schema `safeguard`.
+    pub(super) name: &'static str,
+    /// What every scan reads.
+    pub(super) from: &'static str,
+    /// What a scan reads besides, if it uses a column whose source begins with `j.`.
+    pub(super) join: &'static str,
+    /// In the order of SQL.
+    pub(super) columns: &'static [Column],
+}
+
+impl Table {
+    /// As Arrow.
+    pub(super) fn schema(&self) -> SchemaRef {
+        let fields: Vec<Field> = self
+            .columns
+            .iter()
+            .map(|c| Field::new(c.name, data_type(c.kind), c.nullable))
+            .collect();
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The column of this name.
+    pub(super) fn column(&self, name: &str) -> Option<&'static Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+}
+
+fn data_type(kind: Kind) -> DataType {
+    match kind {
+        Kind::Text | Kind::Hex => DataType::Utf8View,
+        Kind::Int => DataType::Int64,
+        Kind::Float => DataType::Float64,
+        Kind::Bool => DataType::Boolean,
+        Kind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+        Kind::Words => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
+    }
+}
+
+/// The time zone of every time.
+pub(super) const UTC: &str = "+00:00";
+
+const fn column(name: &'static str, source: &'static str, kind: Kind) -> Column {
+    Column {
+        name,
+        source,
+        kind,
+        nullable: false,
+    }
+}
+
+const fn nullable(name: &'static str, source: &'static str, kind: Kind) -> Column {
+    Column {
+        name,
+        source,
+        kind,
+        nullable: true,
+    }
+}
+
+/// Every decision.
+pub(super) static VERDICTS: Table = Table {
+    name: "verdicts",
+    from: "verdicts AS v",
+    // Cross: SQLite must not turn the join round and build an index of all verdicts on the fly.
+    join: " CROSS JOIN judges AS j ON j.id = v.judge",
+    columns: &[
+        column("verdict_digest", "v.verdict_digest", Kind::Hex),
+        column("policy", "j.policy", Kind::Text),
+        column("policy_version", "j.policy_version", Kind::Int),
+        column("policy_digest", "j.policy_digest", Kind::Text),
+        column("text_digest", "v.text_digest", Kind::Hex),
+        nullable("label", "v.label", Kind::Text),
+        nullable("violates", "v.violates", Kind::Bool),
+        nullable("score", "v.score", Kind::Float),
+        nullable("rationale", "v.rationale", Kind::Text),
+        column("rules", "v.rules", Kind::Words),
+        nullable("reason", "v.reason", Kind::Text),
+        column("stage", "j.stage", Kind::Text),
+        column("mode", "j.mode", Kind::Text),
+        column("effort", "j.effort", Kind::Text),
+        column("model", "j.model", Kind::Text),
+        column("model_digest", "j.model_digest", Kind::Text),
+        column("tokens_in", "v.tokens_in", Kind::Int),
+        column("tokens_out", "v.tokens_out", Kind::Int),
+        column("judged_at", "v.judged_at", Kind::Time),
+    ],
+};
+
+/// Every published version.
+pub(super) static POLICY_VERSIONS: Table = Table {
+    name: "policy_versions",
+    from: "policy_versions",
+    join: "",
+    columns: &[
+        column("name", "name", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        column("text", "text", Kind::Text),
+        column("labels", "labels", Kind::Text),
+        column("published_at", "published_at", Kind::Time),
+        nullable("published_by", "published_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+    ],
+};
+
+/// The current version of each policy.
+pub(super) static POLICIES: Table = Table {
+    name: "policies",
+    from: "policies",
+    join: "",
+    columns: &[
+        column("name", "name", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        nullable("title", "title", Kind::Text),
+        column("labels", "labels", Kind::Text),
+        column("published_at", "published_at", Kind::Time),
+        nullable("note", "note", Kind::Text),
+    ],
+};
+
+/// People's labels. All columns are nullable, because an INSERT leaves out what it does not say; stored rows have a NULL
+/// only in text, reviewer and note.
+pub(super) static OVERRIDES: Table = Table {
+    name: "overrides",
+    from: "overrides",
+    join: "",
+    columns: &[
+        nullable("policy", "policy", Kind::Text),
+        nullable("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        nullable("label", "label", Kind::Text),
+        nullable("reviewer", "reviewer", Kind::Text),
+        nullable("note", "note", Kind::Text),
+        nullable("decided_at", "decided_at", Kind::Time),
+        nullable("violates", "violates", Kind::Bool),
+    ],
+};
+
+/// What each statement did.
+pub(super) static QUERIES: Table = Table {
+    name: "queries",
+    from: "queries",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("started_at", "started_at", Kind::Time),
+        column("user", "\"user\"", Kind::Text),
+        column("statement", "statement", Kind::Text),
+        column("status", "status", Kind::Text),
+        column("rows", "\"rows\"", Kind::Int),
+        column("distinct_texts", "distinct_texts", Kind::Int),
+        column("recalled", "recalled", Kind::Int),
+        column("screened", "screened", Kind::Int),
+        column("asked", "asked", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        column("tokens_in", "tokens_in", Kind::Int),
+        column("tokens_out", "tokens_out", Kind::Int),
+        column("seconds", "seconds", Kind::Float),
+    ],
+};

@@ -1,0 +1,112 @@
+//! What can go wrong with the store, each message naming the file and what became of it.
+//!
+//! Takes SQLite's errors and a path, gives [`StoreError`]. Messages that refuse a file end in "left as it is", because
+//! they are only given before anything was written to it.
+
+use crate::config::{STORE_BUSY_MS, STORE_READERS_MAX};
+use rusqlite::ErrorCode;
+use std::path::{Path, PathBuf};
+
+/// Why the store did not do what it was asked. Cloned to every caller whose rows shared a failed commit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The file is something else: no database, or another program's.
+    #[error("store {} is not a safeguard store: {why} (left as it is)", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
+    /// The file was written by a later version of this program.
+    #[error(
+        "store {} has format {found}, written by a newer safeguard; this one knows up to {known} (left as it is)",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its `user_version`.
+        found: i64,
+        /// The highest that this program knows.
+        known: i64,
+    },
+    /// The file is a safeguard store with broken pages.
+    #[error("store {} is damaged: {why} (left as it is)", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first thing found wrong.
+        why: String,
+    },
+    /// The file or its directory cannot be created, read or written.
+    #[error("store {} cannot be opened for reading and writing: {why}", path.display())]
+    Unopenable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// Another process holds the write lock.
+    #[error("store {} has been locked by another process for more than {} ms", path.display(), STORE_BUSY_MS)]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Too many reads at once.
+    #[error("store {} has {} readers at work, the most it takes at once", path.display(), STORE_READERS_MAX)]
+    TooManyReaders {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A read or a write failed; of a failed write nothing is kept.
+    #[error("store {}: {why}", path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
+    /// This version number is taken by another text. Versions are immutable.
+    #[error("policy \"{name}\" version {version} is already published with another text")]
+    VersionTaken {
+        /// The policy.
+        name: String,
+        /// The number.
+        version: u32,
+    },
+    /// An override that cannot be stored; nothing of its statement was.
+    #[error("override {row}: {why}")]
+    Override {
+        /// Its row in the statement, from 1.
+        row: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An INSERT with too many overrides; nothing of it was stored.
+    #[error("an INSERT into safeguard.overrides takes at most {limit} rows")]
+    TooManyOverrides {
+        /// Rows allowed.
+        limit: usize,
+    },
+}
+
+impl StoreError {
+    /// An error of SQLite on the file at `path`.
+    pub(super) fn sqlite(path: &Path, error: rusqlite::Error) -> StoreError {
+        let path = path.to_path_buf();
+        let why = match &error {
+            rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+            other => other.to_string(),
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => StoreError::Foreign { path, why },
+            Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, why },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { path },
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                StoreError::Unopenable { path, why }
+            }
+            _ => StoreError::Failed { path, why },
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Filters: what SQLite can answer exactly as DataFusion would.
+//!
+//! Takes a filter over a table's columns, gives SQL with its parameters, or nothing where the two might differ: then
+//! DataFusion does it itself. Three-valued logic and comparison of text by bytes are the same in both; not-a-number and
+//! negative zero are not, and are left to DataFusion. Literals are always parameters.
+
+use super::columns::{Column, Kind, Table};
+use super::records::from_hex;
+use crate::config::{STORE_FILTER_DEPTH_MAX, STORE_FILTER_LITERALS_MAX};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use rusqlite::types::Value;
+
+/// A condition in SQLite's words.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Condition {
+    /// With a `?` for each parameter, in parentheses where it has parts.
+    pub(super) sql: String,
+    /// In the order of the `?`.
+    pub(super) parameters: Vec<Value>,
+}
+
+/// The condition that keeps exactly the rows that `filter` keeps; `None` if DataFusion must do it.
+pub(super) fn translate(table: &Table, filter: &Expr) -> Option<Condition> {
+    let mut translation = Translation {
+        table,
+        parameters: Vec::new(),
+    };
+    let sql = translation.condition(filter, 0)?;
+    Some(Condition {
+        sql,
+        parameters: translation.parameters,
+    })
+}
+
+struct Translation<'a> {
+    table: &'a Table,
+    parameters: Vec<Value>,
+}
+
+impl Translation<'_> {
+    fn condition(&mut self, expr: &Expr, depth: usize) -> Option<String> {
+        if depth > STORE_FILTER_DEPTH_MAX {
+            return None;
+        }
+        let below = depth + 1;
+        match expr {
+            Expr::Column(_) => self
+                .column(expr)
+                .filter(|c| c.kind == Kind::Bool)
+                .map(|c| c.source.to_string()),
+            Expr::Not(inner) => Some(format!("(NOT {})", self.condition(inner, below)?)),
+            Expr::IsTrue(inner) => self.test(inner, "IS TRUE", below),
+            Expr::IsNotTrue(inner) => self.test(inner, "IS NOT TRUE", below),
+            Expr::IsFalse(inner) => self.test(inner, "IS FALSE", below),
+            Expr::IsNotFalse(inner) => self.test(inner, "IS NOT FALSE", below),
+            Expr::IsUnknown(inner) => self.test(inner, "IS NULL", below),
+            Expr::IsNotUnknown(inner) => self.test(inner, "IS NOT NULL", below),
+            Expr::IsNull(inner) => self.null(inner, "IS NULL"),
+            Expr::IsNotNull(inner) => self.null(inner, "IS NOT NULL"),
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+                Operator::And | Operator::Or => {
+                    let word = if *op == Operator::And { "AND" } else { "OR" };
+                    let left = self.condition(left, below)?;
+                    let right = self.condition(right, below)?;
+                    Some(format!("({left} {word} {right})"))
+                }
+                _ => self.comparison(left, *op, right),
+            },
+            Expr::Between(between) => {
+                let (low, high) = if between.negated {
+                    (Operator::Lt, Operator::Gt)
+                } else {
+                    (Operator::GtEq, Operator::LtEq)
+                };
+                let word = if between.negated { "OR" } else { "AND" };
+                let low = self.comparison(&between.expr, low, &between.low)?;
+                let high = self.comparison(&between.expr, high, &between.high)?;
+                Some(format!("({low} {word} {high})"))
+            }
+            Expr::InList(list) => self.member(&list.expr, &list.list, list.negated),
+            _ => None,
+        }
+    }
+
+    fn test(&mut self, inner: &Expr, test: &str, depth: usize) -> Option<String> {
+        Some(format!("({} {test})", self.condition(inner, depth)?))
+    }
+
+    fn null(&mut self, inner: &Expr, test: &str) -> Option<String> {
+        // An empty list is NULL in the file only.
+        let column = self.column(inner).filter(|c| c.kind != Kind::Words)?;
+        Some(format!("({} {test})", column.source))
+    }
+
+    fn comparison(&mut self, left: &Expr, op: Operator, right: &Expr) -> Option<String> {
+        let (column, op, literal) = match (self.column(left), self.column(right)) {
+            (Some(column), None) => (column, op, right),
+            (None, Some(column)) => (column, op.swap()?, left),
+            _ => return None,
+        };
+        let sign = match op {
+            Operator::Eq => "=",
+            Operator::NotEq => "<>",
+            Operator::Lt => "<",
+            Operator::LtEq => "<=",
+            Operator::Gt => ">",
+            Operator::GtEq => ">=",
+            _ => return None,
+        };
+        let literal = literal_of(column, literal)?;
+        if column.kind == Kind::Hex {
+            // Bytes compare as their hex does, and by an index; whatever is not a digest is compared as hex.
+            return match digest_of(&literal) {
+                Some(digest) => self.bind(format!("({} {sign} ?)", column.source), digest),
+                None => self.bind(format!("(lower(hex({})) {sign} ?)", column.source), literal),
+            };
+        }
+        self.bind(format!("({} {sign} ?)", column.source), literal)
+    }
+
+    fn member(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Option<String> {
+        let column = self.column(expr)?;
+        let literals: Option<Vec<Value>> = list.iter().map(|e| literal_of(column, e)).collect();
+        let mut literals = literals.filter(|l| !l.is_empty())?;
+        let mut source = column.source.to_string();
+        if column.kind == Kind::Hex {
+            match literals.iter().map(digest_of).collect() {
+                Some(digests) => literals = digests,
+                None => source = format!("lower(hex({source}))"),
+            }
+        }
+        if self.parameters.len() + literals.len() > STORE_FILTER_LITERALS_MAX {
+            return None;
+        }
+        let word = if negated { "NOT IN" } else { "IN" };
+        let marks = vec!["?"; literals.len()].join(", ");
+        self.parameters.extend(literals);
+        Some(format!("({source} {word} ({marks}))"))
+    }
+
+    fn bind(&mut self, sql: String, parameter: Value) -> Option<String> {
+        self.parameters.push(parameter);
+        (self.parameters.len() <= STORE_FILTER_LITERALS_MAX).then_some(sql)
+    }
+
+    fn column(&self, expr: &Expr) -> Option<&'static Column> {
+        match expr {
+            Expr::Column(column) => self.table.column(&column.name),
+            _ => None,
+        }
+    }
+}
+
+/// A literal of the column's own type, as SQLite holds it.
+fn literal_of(column: &Column, expr: &Expr) -> Option<Value> {
+    let Expr::Literal(literal, _) = expr else {
+        return None;
+    };
+    match (column.kind, literal) {
+        (
+            Kind::Text | Kind::Hex,
+            ScalarValue::Utf8(Some(text))
+            | ScalarValue::Utf8View(Some(text))
+            | ScalarValue::LargeUtf8(Some(text)),
+        ) => Some(Value::Text(text.clone())),
+        (Kind::Int, ScalarValue::Int64(Some(n))) => Some(Value::Integer(*n)),
+        (Kind::Float, ScalarValue::Float64(Some(x)))
+            if !x.is_nan() && !(*x == 0.0 && x.is_sign_negative()) =>
+        {
+            Some(Value::Real(*x))
+        }
+        (Kind::Bool, ScalarValue::Boolean(Some(b))) => Some(Value::Integer(i64::from(*b))),
+        // A time zone changes how a time is shown, not which it is.
+        (Kind::Time, ScalarValue::TimestampMicrosecond(Some(t), Some(_))) => {
+            Some(Value::Integer(*t))
+        }
+        _ => None,
+    }
+}
+
+/// The bytes of a digest spelled as this store spells it.
+fn digest_of(literal: &Value) -> Option<Value> {
+    let Value::Text(hex) = literal else {
+        return None;
+    };
+    if hex.bytes().any(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    from_hex(hex).map(|digest| Value::Blob(digest.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{key, rows, session, undecided, verdict};
+    use crate::store::{Record, Store, to_hex};
+    use datafusion::datasource::MemTable;
+    use datafusion::physical_plan::displayable;
+    use datafusion::prelude::SessionContext;
+    use std::sync::Arc;
+
+    /// Whether SQLite does the whole of a predicate.
+    #[derive(PartialEq, Debug, Clone, Copy)]
+    enum By {
+        Sqlite,
+        DataFusion,
+    }
+    use By::{DataFusion, Sqlite};
+
+    /// Verdicts and undecided with odd labels and scores among them, and a copy in memory that takes no filter.
+    async fn both() -> (Store, SessionContext) {
+        let store = Store::ephemeral().unwrap();
+        let labels = ["hateful", "allowed", "Ärger", "", "a'b", "nul\0nul"];
+        let scores = [
+            Some(0.0),
+            Some(-0.0),
+            Some(1.0),
+            Some(f64::NAN),
+            Some(f64::INFINITY),
+            None,
+        ];
+        let odd = (300..306).map(|n| Record {
+            label: Some(labels[n as usize % 6].into()),
+            score: scores[n as usize % 6],
+            ..verdict(n)
+        });
+        store
+            .append((0..300).map(verdict).chain(odd).collect())
+            .await
+            .unwrap();
+        let refused = (306..320).map(|n| undecided(n, ["refused", "truncated"][n as usize % 2]));
+        store.append(refused.collect()).await.unwrap();
+        let session = session(&store).await;
+        let all = session
+            .sql("SELECT * FROM safeguard.verdicts")
+            .await
+            .unwrap();
+        let schema = Arc::clone(all.schema().inner());
+        let copy = MemTable::try_new(schema, vec![all.collect().await.unwrap()]).unwrap();
+        session
+            .register_table("safeguard.copy", Arc::new(copy))
+            .unwrap();
+        (store, session)
+    }
+
+    async fn check(session: &SessionContext, predicate: &str, by: By) {
+        let sql = |table| {
+            format!(
+                "SELECT verdict_digest, label FROM safeguard.{table} WHERE {predicate} ORDER BY 1"
+            )
+        };
+        let (ours, theirs) = (sql("verdicts"), sql("copy"));
+        assert_eq!(
+            rows(session, &ours).await,
+            rows(session, &theirs).await,
+            "{predicate}"
+        );
+        let plan = session
+            .sql(&ours)
+            .await
+            .unwrap()
+            .create_physical_plan()
+            .await
+            .unwrap();
+        let plan = displayable(plan.as_ref()).indent(false).to_string();
+        let filtered = if plan.contains("FilterExec") {
+            DataFusion
+        } else {
+            Sqlite
+        };
+        assert_eq!(filtered, by, "{predicate}\n{plan}");
+    }
+
+    #[tokio::test]
+    async fn sqlite_and_datafusion_keep_the_same_rows() {
+        let (_store, session) = both().await;
+        let digest = to_hex(&key(77));
+        let upper = digest.to_uppercase();
+        let many = (0..STORE_FILTER_LITERALS_MAX + 1)
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>();
+        let many = many.join(", ");
+        let deep = (0..STORE_FILTER_DEPTH_MAX + 2).map(|n| format!("score > {n}.5"));
+        let deep = deep.collect::<Vec<_>>().join(" OR ");
+        let cases: Vec<(&str, By)> = vec![
+            ("policy = 'hate'", Sqlite),
+            ("policy <> 'hate'", Sqlite),
+            ("policy IN ('spam', 'none')", Sqlite),
+            ("policy_version >= 2 AND stage = 'screen'", Sqlite),
+            ("2 > policy_version", Sqlite),
+            ("policy_version > 1.5", DataFusion),
+            ("policy_version = 99999999999", Sqlite),
+            ("label = 'hateful'", Sqlite),
+            ("label <> 'hateful'", Sqlite),
+            ("label = 'a''b'", Sqlite),
+            ("label = ''", Sqlite),
+            ("label IS NULL", Sqlite),
+            ("label IS NOT NULL", Sqlite),
+            ("label IN ('hateful', 'Ärger', '', 'x', 'y')", Sqlite),
+            ("label NOT IN ('hateful', '', 'x', 'y', 'z')", Sqlite),
+            ("NOT (label = 'hateful')", Sqlite),
+            ("label < 'b'", Sqlite),
+            ("label >= 'Ä'", Sqlite),
+            ("label BETWEEN 'a' AND 'b'", Sqlite),
+            ("label > 'nul'", Sqlite),
+            ("label = NULL", Sqlite),
+            ("violates", Sqlite),
+            ("NOT violates", Sqlite),
+            ("violates = true", Sqlite),
+            ("violates <> true", Sqlite),
+            ("violates IS TRUE", Sqlite),
+            ("violates IS NOT TRUE", Sqlite),
+            ("violates IS FALSE", Sqlite),
+            ("violates IS NOT FALSE", Sqlite),
+            ("violates IS UNKNOWN", Sqlite),
+            ("violates IS NOT UNKNOWN", Sqlite),
+            ("violates IS NULL", Sqlite),
+            ("score > 0.00005", Sqlite),
+            ("score = 0", Sqlite),
+            ("score >= 0", Sqlite),
+            ("score < 0", Sqlite),
+            ("score <= 1", Sqlite),
+            ("score > 1", Sqlite),
+            ("score BETWEEN 0.0001 AND 0.0002", Sqlite),
+            ("score NOT BETWEEN 0.0001 AND 0.0002", Sqlite),
+            ("score IS NULL OR score > 0.0002", Sqlite),
+            ("score = 'NaN'::double", DataFusion),
+            ("score < 'NaN'::double", DataFusion),
+            ("score <= 'Infinity'::double", Sqlite),
+            ("judged_at >= '2023-11-14T22:13:20.000100Z'", Sqlite),
+            ("judged_at < TIMESTAMP '2023-11-14 22:13:20.000100'", Sqlite),
+            (
+                "judged_at = '2023-11-14T23:13:20.000007+01:00'::timestamptz",
+                Sqlite,
+            ),
+            ("tokens_in IN (101, 102, 400, 401, 402, 403)", Sqlite),
+            ("tokens_in - 100 = 5", DataFusion),
+            ("reason = 'refused' OR NOT violates", Sqlite),
+            (
+                "reason IS NULL AND (violates OR score > 0.0001) AND policy = 'hate'",
+                Sqlite,
+            ),
+            ("verdict_digest > 'abc'", Sqlite),
+            ("verdict_digest < 'zzz' AND verdict_digest <> 'ä'", Sqlite),
+            ("verdict_digest IS NULL", Sqlite),
+            ("text_digest LIKE 'ab%'", DataFusion),
+            ("label LIKE 'h%'", DataFusion),
+            ("length(label) > 4", DataFusion),
+            ("violates AND length(label) > 4", DataFusion),
+            ("label = stage", DataFusion),
+            ("rules IS NULL", Sqlite),
+            ("cardinality(rules) = 1", DataFusion),
+            ("array_has(rules, 'H0.\"c\"')", DataFusion),
+            ("true", Sqlite),
+            ("false", Sqlite),
+        ];
+        for (predicate, by) in cases {
+            check(&session, predicate, by).await;
+        }
+        let spelled = [
+            (format!("verdict_digest = '{digest}'"), Sqlite),
+            (format!("verdict_digest = '{upper}'"), Sqlite),
+            (format!("verdict_digest <> '{digest}'"), Sqlite),
+            (format!("verdict_digest >= '{digest}'"), Sqlite),
+            (format!("verdict_digest < '{digest}0'"), Sqlite),
+            (
+                format!("verdict_digest IN ('{digest}', 'a', 'b', 'c')"),
+                Sqlite,
+            ),
+            (
+                format!("verdict_digest NOT IN ('{digest}', '{upper}', 'b', 'c')"),
+                Sqlite,
+            ),
+            (format!("tokens_in IN ({many})"), DataFusion),
+            (deep, DataFusion),
+        ];
+        for (predicate, by) in spelled {
+            check(&session, &predicate, by).await;
+        }
+    }
+}
