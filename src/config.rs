@@ -56,3 +56,26 @@ pub const POLICY_NEAR_MAX: usize = 3;
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
+
+/// What the command line and the settings file said, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
+    pub data_dir: Option<std::path::PathBuf>,
+    /// `nano`, or a model's folder.
+    pub model: String,
+}
+
+/// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.
+pub const IN_FLIGHT_TEXTS_MAX: usize = 1_024;
+/// Bytes of keys and values kept for policies that were asked before, least recently used out first.
+pub const PREFIX_CACHE_BYTES_MAX: usize = 1 << 30;
+/// Policies whose length in tokens a local model remembers for estimates.
+pub const PREFIX_LENGTHS_MAX: usize = 1_024;
+/// A model whose weights are no larger than this as f32 is dequantised once, when it is loaded; the experts of a larger
+/// one stay packed and are dequantised at each use.
+pub const MODEL_RESIDENT_BYTES_MAX: usize = 1 << 30;
+/// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
+pub const PREFILL_TOKENS: usize = 512;
+/// Attention scores (f32) held at once; queries are taken in groups that stay below it.
+pub const ATTENTION_SCORES_MAX: usize = 1 << 22;

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod classify;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod model;
 pub mod policy;

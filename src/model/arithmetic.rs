@@ -1,0 +1,48 @@
+//! What gpt-oss computes where `config.json` says nothing.
+//!
+//! The constants and orders below are fixed by the architecture. They are values, not literals, for one reason: the
+//! parity gate has to be shown to catch each known mistake in them, by making the mistake.
+
+/// How router logits become the weights of the chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routing {
+    /// Softmax over the chosen experts: gpt-oss.
+    SoftmaxOverChosen,
+    /// Mistake: softmax over all experts.
+    SoftmaxOverAll,
+    /// Mistake: each logit's own sigmoid.
+    Sigmoid,
+}
+
+/// Where an expert's output bias is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DownBias {
+    /// Before the expert's weight is applied: gpt-oss.
+    BeforeWeight,
+    /// Mistake: after it.
+    AfterWeight,
+}
+
+/// The architecture's own constants. [`Default`] is gpt-oss; anything else is a mistake made on purpose, in a test.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arithmetic {
+    /// Steepness of the gate's sigmoid: 1.702.
+    pub swiglu_alpha: f32,
+    /// Added to the linear part: 1.
+    pub up_offset: f32,
+    /// Weights of the chosen experts.
+    pub routing: Routing,
+    /// Place of the output bias.
+    pub down_bias: DownBias,
+}
+
+impl Default for Arithmetic {
+    fn default() -> Arithmetic {
+        Arithmetic {
+            swiglu_alpha: 1.702,
+            up_offset: 1.0,
+            routing: Routing::SoftmaxOverChosen,
+            down_bias: DownBias::BeforeWeight,
+        }
+    }
+}
