@@ -79,3 +79,28 @@ pub const MODEL_RESIDENT_BYTES_MAX: usize = 1 << 30;
 pub const PREFILL_TOKENS: usize = 512;
 /// Attention scores (f32) held at once; queries are taken in groups that stay below it.
 pub const ATTENTION_SCORES_MAX: usize = 1 << 22;
+
+/// Rows whose widths the command line looks at before it draws a table; further rows are drawn with the same widths.
+pub const TABLE_ROWS_MAX: usize = 10_000;
+/// Bytes of cells held for the same purpose.
+pub const TABLE_BYTES_MAX: usize = 32 << 20;
+/// Milliseconds between two looks at a statement's progress.
+pub const PROGRESS_MS: u64 = 200;
+/// Statements that the prompt remembers.
+pub const HISTORY_STATEMENTS_MAX: usize = 10_000;
+/// Bytes of stack of each thread that plans and runs statements; plans nest as deeply as the SQL does.
+pub const THREAD_STACK_BYTES: usize = 8 << 20;
+
+/// What is logged to stderr: `SAFEGUARD_LOG` (for example `info,safeguard=debug`), else warnings.
+pub fn log_filter() -> String {
+    std::env::var("SAFEGUARD_LOG").unwrap_or_else(|_| "warn".to_owned())
+}
+
+/// The user who runs the program, as the system names them; `local` where it does not say.
+pub fn local_user() -> String {
+    ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|name| !name.is_empty())
+        .unwrap_or_else(|| "local".to_owned())
+}

@@ -1,0 +1,209 @@
+//! What can be typed after `safeguard`.
+//!
+//! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Moderate stored content with SQL.
+#[derive(Debug, Parser)]
+#[command(
+    name = "safeguard",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub(super) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run SQL: from -c and -f in the order given, else from a prompt or from standard input
+    ///
+    /// Results go to stdout, everything else to stderr. The first statement that fails ends the script.
+    /// Exit code: 0 when every statement succeeded, 1 when one failed, 2 when called wrongly, 130 when interrupted.
+    Sql(Sql),
+    /// Work on policy files
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Work on models
+    #[command(subcommand)]
+    Model(Model),
+}
+
+/// `safeguard sql`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sql {
+    /// Run this SQL; may be repeated
+    #[arg(
+        short = 'c',
+        long = "command",
+        value_name = "SQL",
+        allow_hyphen_values = true
+    )]
+    pub commands: Vec<String>,
+    /// Run this file, `-` for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How results are written to stdout
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+    /// Where verdicts, policies and tables are kept; made when missing
+    #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
+    pub data_dir: PathBuf,
+    /// Keep nothing on disk
+    #[arg(long, conflicts_with = "data_dir")]
+    pub ephemeral: bool,
+    /// The model to ask: `nano`, or a model's folder
+    #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
+    pub model: String,
+    /// Commands and files in the order given.
+    #[arg(skip)]
+    pub sources: Vec<Source>,
+}
+
+/// One `-c` or `-f`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// SQL.
+    Command(String),
+    /// A file of SQL; `-` is standard input.
+    File(PathBuf),
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Drawn for people, as psql draws it
+    #[default]
+    Table,
+    /// RFC 4180 with a header for each result; NULL is empty, an empty text is ""
+    Csv,
+    /// One JSON object a line
+    Json,
+}
+
+/// `safeguard policy`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Policy {
+    /// Say what is likely to make a policy judge badly; exit code 1 when a policy has errors
+    Lint {
+        /// Policy files (front matter and text)
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `safeguard model`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Model {
+    /// Write a model's logits as JSON, one line for each position, to compare it with others
+    Logits {
+        /// The model's folder
+        dir: PathBuf,
+        /// Token ids, separated by white space or commas; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        ids: PathBuf,
+        /// Only the last N positions
+        #[arg(long, value_name = "N")]
+        last: Option<usize>,
+    },
+}
+
+impl Args {
+    /// Reads the program's arguments, the program's name first.
+    ///
+    /// # Errors
+    /// clap's, which also stands for `--help` and `--version`.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Args, clap::Error> {
+        let matches = Args::command().try_get_matches_from(args)?;
+        let mut args = Args::from_arg_matches(&matches)?;
+        if let (Command::Sql(sql), Some(matches)) =
+            (&mut args.command, matches.subcommand_matches("sql"))
+        {
+            sql.sources = sources(sql, matches);
+        }
+        Ok(args)
+    }
+}
+
+fn sources(sql: &Sql, matches: &ArgMatches) -> Vec<Source> {
+    let places = |id| matches.indices_of(id).into_iter().flatten();
+    let commands = sql.commands.iter().cloned().map(Source::Command);
+    let files = sql.files.iter().cloned().map(Source::File);
+    let mut sources: Vec<(usize, Source)> = places("commands")
+        .zip(commands)
+        .chain(places("files").zip(files))
+        .collect();
+    sources.sort_by_key(|(place, _)| *place);
+    sources.into_iter().map(|(_, source)| source).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Args, clap::Error> {
+        Args::read(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn every_option_has_help() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                let built_in = matches!(arg.get_id().as_str(), "help" | "version");
+                assert!(built_in || arg.get_help().is_some(), "{}", arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let command = Args::command();
+        command.clone().debug_assert();
+        check(&command);
+    }
+
+    #[test]
+    fn commands_and_files_keep_their_order() {
+        let command = |sql: &str| Source::Command(sql.to_owned());
+        let file = |path: &str| Source::File(path.into());
+        let cases = [
+            ("safeguard sql", vec![]),
+            ("safeguard sql -f a -c b", vec![file("a"), command("b")]),
+            (
+                "safeguard sql -c 1 -f 2 --command=3 -f - --file 5",
+                vec![command("1"), file("2"), command("3"), file("-"), file("5")],
+            ),
+            ("safeguard sql -c --x", vec![command("--x")]),
+        ];
+        for (line, expected) in cases {
+            let Command::Sql(sql) = read(line).unwrap().command else {
+                panic!("{line}");
+            };
+            assert_eq!(sql.sources, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_calls_exit_with_two() {
+        let cases = [
+            ("safeguard", 2),
+            ("safeguard sql --format xml", 2),
+            ("safeguard sql --ephemeral --data-dir d", 2),
+            ("safeguard sql stray", 2),
+            ("safeguard policy lint", 2),
+            ("safeguard model logits dir", 2),
+            ("safeguard model logits dir --ids f --last x", 2),
+            ("safeguard --version", 0),
+            ("safeguard sql --help", 0),
+        ];
+        for (line, code) in cases {
+            assert_eq!(read(line).unwrap_err().exit_code(), code, "{line}");
+        }
+        assert!(read("safeguard sql --ephemeral").is_ok());
+    }
+}

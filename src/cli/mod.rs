@@ -1,0 +1,213 @@
+//! The command line: what is typed after `safeguard`, and what is said back.
+//!
+//! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
+//! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
+//! results with `table` and `value`. Knows the engine's sessions, the policies' lint and the model's logits, and
+//! decides nothing about any of them.
+
+mod args;
+mod interrupt;
+mod output;
+mod progress;
+mod prompt;
+mod script;
+mod shell;
+mod table;
+mod value;
+
+use crate::config::{self, Config, POLICY_BYTES_MAX};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::model::tokenizer::Tokenizer;
+use crate::model::{GptOss, parse_ids, write_logits};
+use crate::policy::lint::{Level, lint};
+use args::{Args, Command, Source};
+use interrupt::Interrupts;
+use shell::{Outcome, Shell, report};
+use std::ffi::OsString;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Called wrongly.
+const USAGE: u8 = 2;
+/// What a shell reports of a program whose reader went away: 128 and SIGPIPE.
+const CLOSED: u8 = 141;
+
+/// Runs the program with its arguments, its own name first. Must be called in a tokio runtime with threads.
+pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::read(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help that nobody reads is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match args.command {
+        Command::Sql(args) => sql(args).await,
+        Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
+        Command::Model(args::Model::Logits { dir, ids, last }) => logits(&dir, &ids, last),
+    }
+}
+
+/// Writes a line to stderr; where there is none to write to, nothing.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+async fn sql(args: args::Sql) -> ExitCode {
+    let prompts = args.sources.is_empty() && io::stdin().is_terminal();
+    let sources = match args.sources.is_empty() {
+        true => vec![Source::File(PathBuf::from("-"))],
+        false => args.sources,
+    };
+    let scripts: Result<Vec<String>, String> = match prompts {
+        true => Ok(Vec::new()),
+        false => sources.into_iter().map(script_of).collect(),
+    };
+    let scripts = match scripts {
+        Ok(scripts) => scripts,
+        Err(message) => return failed(&message),
+    };
+    let data_dir = (!args.ephemeral).then_some(args.data_dir);
+    let history = data_dir.as_ref().map(|dir| dir.join("history"));
+    let config = Config {
+        data_dir,
+        model: args.model,
+    };
+    let (engine, session) = match open(config).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            report(&error);
+            return ExitCode::from(if matches!(error, Error::Usage(_)) {
+                USAGE
+            } else {
+                1
+            });
+        }
+    };
+    if let Some(line) = engine.demonstration() {
+        say(&line);
+    }
+    let mut shell = Shell::new(session, Interrupts::listen(), args.format);
+    if prompts {
+        return match prompt::run(&mut shell, history.as_deref()).await {
+            Ok(outcome) => code(outcome),
+            Err(why) => failed(&format!("cannot read from the terminal: {why}")),
+        };
+    }
+    for script in scripts {
+        let outcome = shell.script(&script).await;
+        if outcome != Outcome::Done {
+            return code(outcome);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
+    let engine = Engine::open(config).await?;
+    let session = engine.session(&config::local_user())?;
+    Ok((engine, session))
+}
+
+fn code(outcome: Outcome) -> ExitCode {
+    ExitCode::from(match outcome {
+        Outcome::Done | Outcome::Quit => 0,
+        Outcome::Failed => 1,
+        Outcome::Cancelled => interrupt::EXIT,
+        Outcome::Closed => CLOSED,
+    })
+}
+
+fn failed(message: &str) -> ExitCode {
+    say(&format!("ERROR:  58030: {message}"));
+    ExitCode::FAILURE
+}
+
+fn script_of(source: Source) -> Result<String, String> {
+    match source {
+        Source::Command(sql) => Ok(sql),
+        Source::File(path) => text_of(&path),
+    }
+}
+
+/// A file's text; `-` is standard input.
+fn text_of(path: &Path) -> Result<String, String> {
+    match path == Path::new("-") {
+        true => io::read_to_string(io::stdin().lock())
+            .map_err(|error| format!("cannot read standard input: {error}")),
+        false => std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn lint_files(files: &[PathBuf]) -> ExitCode {
+    let tokenizer = Tokenizer::o200k_harmony();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut code = ExitCode::SUCCESS;
+    for path in files {
+        let source = match policy_source(path) {
+            Ok(source) => source,
+            Err(message) => {
+                code = failed(&message);
+                continue;
+            }
+        };
+        for finding in lint(&source, |text| tokenizer.encode_ordinary(text).len()) {
+            if finding.level == Level::Error {
+                code = ExitCode::FAILURE;
+            }
+            if let Err(error) = writeln!(out, "{}: {finding}", path.display()) {
+                return cannot_write(&error);
+            }
+        }
+    }
+    match out.flush() {
+        Ok(()) => code,
+        Err(error) => cannot_write(&error),
+    }
+}
+
+/// A policy's source, read no further than the longest that could be one.
+fn policy_source(path: &Path) -> Result<String, String> {
+    let unread = |error: io::Error| format!("cannot read {}: {error}", path.display());
+    let mut source = String::new();
+    let limit = POLICY_BYTES_MAX as u64 + 1;
+    let file = std::fs::File::open(path).map_err(unread)?;
+    file.take(limit)
+        .read_to_string(&mut source)
+        .map_err(unread)?;
+    match source.len() > POLICY_BYTES_MAX {
+        true => Err(format!(
+            "{} is longer than {POLICY_BYTES_MAX} bytes, the limit of a policy",
+            path.display()
+        )),
+        false => Ok(source),
+    }
+}
+
+fn logits(dir: &Path, ids: &Path, last: Option<usize>) -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = || -> Result<(), String> {
+        let ids = text_of(ids)?;
+        let ids = parse_ids(&ids).map_err(|error| error.to_string())?;
+        let model = GptOss::open(dir).map_err(|error| error.to_string())?;
+        write_logits(&model, &ids, last, &mut out).map_err(|error| error.to_string())
+    };
+    match { written }() {
+        Ok(()) => match out.flush() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cannot_write(&error),
+        },
+        Err(message) => failed(&message),
+    }
+}
+
+fn cannot_write(error: &io::Error) -> ExitCode {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => ExitCode::from(CLOSED),
+        _ => failed(&format!("cannot write to stdout: {error}")),
+    }
+}
