@@ -1,4 +1,34 @@
-//! safeguard-sql: moderate stored content with SQL.
+//! safeguard-sql: moderate stored content with SQL. This page is the map.
+//!
+//! # The flow, one file an arrow
+//!
+//! SQL → [`engine`] (a session) → `safeguard_udfs::hoist` (calls become columns) → `safeguard_udfs::exec` (distinct
+//! texts by policy) → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] → [`model`] → [`store`] (before
+//! it is returned) → `safeguard_udfs` (Arrow) → [`cli`].
+//!
+//! # Floors
+//!
+//! A module imports only lower floors; `tests/tidy.rs` checks it.
+//!
+//! | floor | |
+//! |---|---|
+//! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
+//! | 1 | [`config`]: settings and every limit by name |
+//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss in candle · [`store`]: verdicts on disk |
+//! | 3 | [`backend`]: one prompt in, one reply out |
+//! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another |
+//! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
+//! | 6 | [`engine`]: the only builder of sessions |
+//! | 8 | [`cli`] and `main`: glue |
+//!
+//! # Invariants, most of them absences
+//!
+//! - `safeguard-udfs` knows no model, disk or network; [`model`] knows no policy, SQL, tokio or Arrow.
+//! - Only `backend/harmony.rs` knows the prompt format. Only [`store`] touches verdicts on disk; they are appended, never
+//!   updated. Only [`config`] reads the environment.
+//! - Every caller goes through the same classifier stack: there is no side door to the model.
+//! - A verdict is stored before it is returned. Unknown is undecided, never allowed.
+//! - Every queue, cache, batch, text length and retry has a named limit in [`config`].
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 

@@ -4,3 +4,5 @@
 mod parity;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
+/// The rules of the house.
+mod tidy;
