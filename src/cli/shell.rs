@@ -167,6 +167,8 @@ impl Shell {
             Err(stop) => return outcome(&stop),
         };
         let read = self.read(&mut running).await;
+        // Rows that were written before an error come before its message.
+        let _ = self.out.flush();
         let (rows, ended) = running.split();
         drop(rows);
         let failed = match &read {
