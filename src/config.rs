@@ -7,6 +7,31 @@ pub const POLICY_TOKENS_MAX: usize = 16_384;
 /// Tokens of analysis before the final header is forced.
 pub const ANALYSIS_TOKENS_MAX: usize = 2_048;
 
+/// Commands waiting for the store's writer; past it, whoever appends waits.
+pub const STORE_QUEUE_MAX: usize = 1_024;
+/// Rows that the store's writer gathers into one commit.
+pub const STORE_COMMIT_ROWS_MAX: usize = 4_096;
+/// Reader connections at work at once; past it a read is refused. Below tokio's 512 blocking threads.
+pub const STORE_READERS_MAX: usize = 256;
+/// Reader connections kept open while idle.
+pub const STORE_READERS_IDLE_MAX: usize = 8;
+/// Milliseconds to wait for another process that holds the store's write lock.
+pub const STORE_BUSY_MS: u64 = 10_000;
+/// A store file up to this size is checked page by page when it is opened; a larger one by its schema and size.
+pub const STORE_CHECK_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that the store's write-ahead log keeps on disk after a checkpoint.
+pub const STORE_WAL_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of values in one batch of a table scan; a batch ends at it or at the session's batch size.
+pub const STORE_SCAN_BYTES_MAX: usize = 4 << 20;
+/// Batches that a table scan reads ahead of its consumer.
+pub const STORE_SCAN_AHEAD_MAX: usize = 2;
+/// Literals in one filter that a table scan hands to SQLite; a longer one is left to DataFusion.
+pub const STORE_FILTER_LITERALS_MAX: usize = 500;
+/// Nested levels in one filter that a table scan hands to SQLite.
+pub const STORE_FILTER_DEPTH_MAX: usize = 50;
+/// Rows of one INSERT INTO safeguard.overrides, which is stored whole or not at all.
+pub const STORE_INSERT_ROWS_MAX: usize = 100_000;
+
 /// A policy file, or a policy text in SQL, may have this many bytes.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Below this many tokens of prompt a policy seldom says enough: lint warns.
@@ -40,31 +65,6 @@ pub struct Config {
     /// `nano`, or a model's folder.
     pub model: String,
 }
-
-/// Commands waiting for the store's writer; past it, whoever appends waits.
-pub const STORE_QUEUE_MAX: usize = 1_024;
-/// Rows that the store's writer gathers into one commit.
-pub const STORE_COMMIT_ROWS_MAX: usize = 4_096;
-/// Reader connections at work at once; past it a read is refused. Below tokio's 512 blocking threads.
-pub const STORE_READERS_MAX: usize = 256;
-/// Reader connections kept open while idle.
-pub const STORE_READERS_IDLE_MAX: usize = 8;
-/// Milliseconds to wait for another process that holds the store's write lock.
-pub const STORE_BUSY_MS: u64 = 10_000;
-/// A store file up to this size is checked page by page when it is opened; a larger one by its schema and size.
-pub const STORE_CHECK_BYTES_MAX: u64 = 64 << 20;
-/// Bytes that the store's write-ahead log keeps on disk after a checkpoint.
-pub const STORE_WAL_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of values in one batch of a table scan; a batch ends at it or at the session's batch size.
-pub const STORE_SCAN_BYTES_MAX: usize = 4 << 20;
-/// Batches that a table scan reads ahead of its consumer.
-pub const STORE_SCAN_AHEAD_MAX: usize = 2;
-/// Literals in one filter that a table scan hands to SQLite; a longer one is left to DataFusion.
-pub const STORE_FILTER_LITERALS_MAX: usize = 500;
-/// Nested levels in one filter that a table scan hands to SQLite.
-pub const STORE_FILTER_DEPTH_MAX: usize = 50;
-/// Rows of one INSERT INTO safeguard.overrides, which is stored whole or not at all.
-pub const STORE_INSERT_ROWS_MAX: usize = 100_000;
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.
 pub const IN_FLIGHT_TEXTS_MAX: usize = 1_024;

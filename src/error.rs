@@ -3,6 +3,10 @@
 //! Takes the errors of the floors below and DataFusion's, gives a message and a five-character code. Does not decide
 //! what is an error: facts about a text are data.
 
+use crate::backend::BackendError;
+use crate::model::ModelError;
+use crate::policy::PolicyError;
+use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use safeguard_udfs::ClassifyError;
@@ -13,6 +17,18 @@ pub enum Error {
     /// A statement failed.
     #[error("{}", message(.0))]
     Statement(#[from] DataFusionError),
+    /// A policy cannot be used or found.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A model cannot be used.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A model's folder cannot be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The program was called wrongly.
     #[error("{0}")]
     Usage(String),
@@ -23,23 +39,55 @@ impl Error {
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Error::Statement(error) => sqlstate(error),
+            Error::Policy(error) => of_classify(&error.clone().into()),
+            Error::Store(error) => of_store(error),
+            Error::Backend(_) | Error::Model(_) => "58000",
             Error::Usage(_) => "22023",
         }
     }
 
     /// What the user might do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
-        None
+        let near = match self {
+            Error::Policy(PolicyError::Unknown { near, .. }) => near,
+            Error::Statement(error) => match source::<ClassifyError>(error) {
+                Some(ClassifyError::UnknownPolicy { near, .. }) => near,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        match near.as_slice() {
+            [] => Some("SELECT name FROM safeguard.policies lists the policies".to_owned()),
+            near => Some(format!("did you mean {}?", near.join(", "))),
+        }
+    }
+}
+
+/// The error of ours that a statement failed with.
+fn source<E: std::error::Error + 'static>(error: &DataFusionError) -> Option<&E> {
+    match error.find_root() {
+        DataFusionError::External(source) => source.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn of_store(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Busy { .. } => "55P03",
+        StoreError::TooManyReaders { .. } => "53300",
+        StoreError::TooManyOverrides { .. } => "54000",
+        StoreError::Override { .. } => "22023",
+        StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::Newer { .. } => {
+            "XX001"
+        }
+        _ => "58030",
     }
 }
 
 /// The SQLSTATE of a failed statement (PostgreSQL's appendix A).
 pub fn sqlstate(error: &DataFusionError) -> &'static str {
     match error.find_root() {
-        DataFusionError::External(source) => match source.downcast_ref::<ClassifyError>() {
-            Some(error) => of_classify(error),
-            None => "XX000",
-        },
+        DataFusionError::External(source) => of_external(source.as_ref()),
         DataFusionError::SQL(..) => "42601",
         DataFusionError::NotImplemented(_) => "0A000",
         DataFusionError::Configuration(message) if message.contains("does not exist") => "42704",
@@ -76,6 +124,18 @@ pub fn message(error: &DataFusionError) -> String {
         None => message,
     };
     message.trim_end().to_owned()
+}
+
+fn of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    if let Some(error) = error.downcast_ref::<ClassifyError>() {
+        return of_classify(error);
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return of_store(error);
+    }
+    error
+        .downcast_ref::<Error>()
+        .map_or("XX000", Error::sqlstate)
 }
 
 fn of_classify(error: &ClassifyError) -> &'static str {

@@ -310,12 +310,7 @@ mod tests {
     }
 
     fn ids(value: &Value) -> Vec<u32> {
-        value
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|id| id.as_u64().unwrap() as u32)
-            .collect()
+        serde_json::from_value(value.clone()).unwrap()
     }
 
     #[test]
@@ -425,11 +420,8 @@ mod tests {
                 ("<|channel|>", None, None),
             ] {
                 let parsed = harmony.parse(&completion(&harmony, written));
-                assert_eq!(
-                    (parsed.analysis.as_deref(), parsed.answer.as_deref()),
-                    (analysis, answer),
-                    "{written}"
-                );
+                let (said, answered) = (parsed.analysis.as_deref(), parsed.answer.as_deref());
+                assert_eq!((said, answered), (analysis, answer), "{written}");
             }
         }
     }
@@ -451,21 +443,17 @@ mod tests {
                 "<|channel|>analysis<|message|><|end|><|start|>assistant<|channel|>final<|message|>",
             );
             check(vec![harmony.end()], "<|end|>");
-            check(
-                harmony.stop_ids().to_vec(),
-                "<|return|><|call|><|endoftext|>",
-            );
+            let stops = harmony.stop_ids().to_vec();
+            check(stops, "<|return|><|call|><|endoftext|>");
         }
     }
 
     #[test]
     fn nano_is_asked_with_its_own_channels() {
         let nano = nano();
-        let prompt = nano
-            .tokenizer
-            .decode(&nano.prefix("P", Effort::Low).unwrap());
+        let ids = nano.prefix("P", Effort::Low).unwrap();
         assert_eq!(
-            prompt,
+            nano.tokenizer.decode(&ids),
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: \
              2024-06\n\nReasoning: low\n\n# Valid channels: analysis, final. Channel must be included for every \
              message.<|end|><|start|>developer<|message|># Instructions\n\nP<|end|><|start|>user<|message|>"
@@ -486,13 +474,8 @@ mod tests {
             assert_eq!(control(&harmony.suffix(attack).unwrap()), 2);
 
             let tokens = |n: usize| " 1".repeat(n / 2);
-            assert_eq!(
-                harmony.tokenizer.encode_ordinary(&tokens(4_096)).len(),
-                4_096
-            );
-            assert!(
-                harmony.suffix(&tokens(4_096)).is_ok() && harmony.suffix(&tokens(4_098)).is_err()
-            );
+            assert!(harmony.suffix(&tokens(4_096)).is_ok());
+            assert!(harmony.suffix(&tokens(4_098)).is_err());
             let policy = |n: usize| format!("x{}", &tokens(n));
             let room = POLICY_TOKENS_MAX - 2;
             assert!(harmony.prefix(&policy(room), Effort::Low).is_ok());
@@ -506,20 +489,8 @@ mod tests {
 
     #[test]
     fn a_tokenizer_without_control_tokens_is_refused() {
-        let json: &str = r#"{"version":"1.0","added_tokens":[],"decoder":{"type":"ByteLevel","add_prefix_space":false,
-            "trim_offsets":true,"use_regex":false},"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,
-            "trim_offsets":true,"use_regex":false},"model":{"type":"BPE","vocab":VOCAB,"merges":[]}}"#;
-        let nano: Value = serde_json::from_slice(include_bytes!("nano/tokenizer.json")).unwrap();
-        let bytes: serde_json::Map<String, Value> = nano["model"]["vocab"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(token, _)| token.chars().count() == 1)
-            .map(|(token, id)| (token.clone(), id.clone()))
-            .collect();
-        assert_eq!(bytes.len(), 256);
-        let json = json.replace("VOCAB", &Value::from(bytes).to_string());
-        let tokenizer = Arc::new(Tokenizer::from_bytes(json.as_bytes()).unwrap());
+        let nano = include_str!("nano/tokenizer.json").replace("<|start|>", "<|begin|>");
+        let tokenizer = Arc::new(Tokenizer::from_bytes(nano.as_bytes()).unwrap());
         let refused = Harmony::new(tokenizer, Template::released()).unwrap_err();
         assert_eq!(refused, NoControlToken("<|start|>"));
     }

@@ -53,23 +53,28 @@ impl GptOss {
     pub fn open(dir: &Path) -> Result<GptOss, ModelError> {
         let path = dir.join("config.json");
         let json = std::fs::read(&path).map_err(|source| ModelError::Read { path, source })?;
-        GptOss::load(json, |_| Weights::open(dir))
+        GptOss::load(json, || Weights::open(dir), MODEL_RESIDENT_BYTES_MAX)
     }
 
     /// Loads an embedded model: the bytes of `config.json` and of one safetensors file.
     pub fn from_bytes(config_json: &[u8], weights: &'static [u8]) -> Result<GptOss, ModelError> {
-        GptOss::load(config_json.to_vec(), |_| Weights::embedded(weights))
+        GptOss::load(
+            config_json.to_vec(),
+            || Weights::embedded(weights),
+            MODEL_RESIDENT_BYTES_MAX,
+        )
     }
 
     /// The config comes first: a folder of another architecture should be told so, not that its weights are odd.
     fn load(
         config_json: Vec<u8>,
-        weights: impl FnOnce(&Config) -> Result<Weights, ModelError>,
+        weights: impl FnOnce() -> Result<Weights, ModelError>,
+        resident_bytes_max: usize,
     ) -> Result<GptOss, ModelError> {
         let config = Config::parse(&config_json)?;
-        let weights = weights(&config)?;
+        let weights = weights()?;
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        let resident = f32_bytes(&config) <= MODEL_RESIDENT_BYTES_MAX;
+        let resident = f32_bytes(&config) <= resident_bytes_max;
         let embedding = weights.bf16("model.embed_tokens.weight", &[vocab, hidden])?;
         let head = weights.bf16("lm_head.weight", &[vocab, hidden])?;
         let norm = weights.widened(&weights.bf16("model.norm.weight", &[hidden])?);
@@ -344,4 +349,49 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
 
 fn add(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+
+    const JSON: &[u8] = include_bytes!("../backend/nano/config.json");
+    const WEIGHTS: &[u8] = include_bytes!("../backend/nano/model.safetensors");
+
+    fn nano(weights: &'static [u8], resident_bytes_max: usize) -> GptOss {
+        let weights = || Weights::embedded(weights);
+        GptOss::load(JSON.to_vec(), weights, resident_bytes_max).expect("nano")
+    }
+
+    #[test]
+    fn packed_weights_compute_what_resident_ones_do() {
+        let ids: Vec<u32> = (0..300).map(|i| i * 7919 % 8192).collect();
+        let [packed, resident] = [0, usize::MAX].map(|max| {
+            let model = nano(WEIGHTS, max);
+            assert_eq!(model.resident_head.is_some(), max > 0);
+            let hidden = model.forward(&ids, &mut model.new_cache()).expect("hidden");
+            let logits = model.logits(&hidden).expect("logits");
+            logits.to_vec2::<f32>().expect("rows")
+        });
+        assert!(packed == resident, "packed and resident weights differ");
+    }
+
+    #[test]
+    fn a_packed_scale_that_is_not_a_number_fails_the_forward() {
+        let name = "model.layers.2.mlp.experts.down_proj_scales";
+        let (header, metadata) = SafeTensors::read_metadata(WEIGHTS).expect("metadata");
+        let (start, end) = metadata.info(name).expect("scales").data_offsets;
+        let mut weights = WEIGHTS.to_vec();
+        weights[8 + header + start..8 + header + end].fill(255);
+        let model = nano(weights.leak(), 0);
+        let mut cache = model.new_cache();
+        let error = model
+            .forward(&[1, 2, 3], &mut cache)
+            .expect_err("NaN")
+            .to_string();
+        let start = format!("tensor {name} in model.safetensors is not a number at expert ");
+        assert!(error.starts_with(&start), "{error}");
+        assert_eq!(cache.len(), 0);
+    }
 }

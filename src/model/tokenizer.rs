@@ -2,8 +2,8 @@
 //!
 //! Takes a model folder (its `tokenizer.json`, or without one the o200k ranks that every released gpt-oss uses), gives
 //! ids. A text that spells `<|end|>` gives the ordinary tokens of these letters, never the control token: control tokens
-//! come only from [`Tokenizer::special`]. It knows no prompt format. The cost of a text is bounded by a limit in tokens,
-//! whatever the text is made of.
+//! come only from [`Tokenizer::special`]. It knows no prompt format. The cost of a text is linear in its length whatever
+//! it is made of (at worst about 0.5 µs a byte), and bounded by a limit in tokens.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -414,18 +414,8 @@ mod tests {
 
     #[test]
     fn pieces_end_where_tokens_end() {
-        let words = [
-            "Grüße",
-            "x1y22",
-            "it's",
-            "--",
-            "日本語",
-            "\n",
-            "A",
-            "  ",
-            "<|end|>",
-            "1234567",
-        ];
+        let words = "Grüße x1y22 it's -- 日本語 \n A \u{a0} <|end|> 1234567";
+        let words: Vec<&str> = words.split(' ').collect();
         let mut seed = 7u64;
         let mut long = String::new();
         while long.len() < 3 * PIECE_BYTES_MAX {

@@ -12,12 +12,14 @@
 //! [`Store::erase_text`].
 
 mod columns;
+mod create;
 mod error;
 mod filter;
 mod index;
 mod open;
 mod overrides;
 mod readers;
+mod reading;
 mod records;
 mod scan;
 mod tables;
@@ -54,7 +56,7 @@ struct Inner {
     index: index::Index,
     writer: Writer,
     /// Last, so that the files go after whatever had them open.
-    _scratch: Option<open::Scratch>,
+    _scratch: Option<create::Scratch>,
 }
 
 impl Drop for Inner {
@@ -86,7 +88,7 @@ impl Store {
     /// An empty store that is gone when it is closed. It lives in the system's directory for temporary files, where a
     /// killed process leaves it behind.
     pub fn ephemeral() -> Result<Store, StoreError> {
-        let scratch = open::Scratch::new()?;
+        let scratch = create::Scratch::new()?;
         let path = open::prepare(scratch.dir())?;
         let writer = open::writer(&path, open::Durable::No)?;
         Store::assemble(writer, &path, Some(scratch))
@@ -95,7 +97,7 @@ impl Store {
     fn assemble(
         writer: Connection,
         path: &Path,
-        scratch: Option<open::Scratch>,
+        scratch: Option<create::Scratch>,
     ) -> Result<Store, StoreError> {
         let inner = Inner {
             readers: Arc::new(readers::Readers::new(path)),

@@ -10,22 +10,29 @@ use std::task::{Context, Waker};
 
 /// A verdict that is a function of its number.
 pub(super) fn verdict(n: u64) -> Record {
-    let violates = n % 3 == 0;
+    let violates = n.is_multiple_of(3);
     Record {
         verdict_digest: key(n),
-        policy: if n % 5 == 0 { "spam" } else { "hate" }.into(),
+        policy: if n.is_multiple_of(5) { "spam" } else { "hate" }.into(),
         policy_version: 1 + u32::try_from(n % 2).unwrap(),
         policy_digest: to_hex(&text_digest(&format!("policy {}", n % 2))).into(),
         text_digest: text_digest(&format!("text {n}")),
         label: Some(if violates { "hateful" } else { "allowed" }.into()),
         violates: Some(violates),
-        score: (n % 4 != 0).then_some(n as f64 / 1_000_000.0),
-        rationale: (n % 2 == 0).then(|| format!("because of number {n}").into()),
+        score: (!n.is_multiple_of(4)).then_some(n as f64 / 1_000_000.0),
+        rationale: n
+            .is_multiple_of(2)
+            .then(|| format!("because of number {n}").into()),
         rules: (0..n % 3)
             .map(|rule| format!("H{rule}.\"c\"").into())
             .collect(),
         reason: None,
-        stage: if n % 7 == 0 { "screen" } else { "score" }.into(),
+        stage: if n.is_multiple_of(7) {
+            "screen"
+        } else {
+            "score"
+        }
+        .into(),
         mode: "auto".into(),
         effort: "low".into(),
         model: "safeguard-nano".into(),

@@ -3,6 +3,7 @@
 //! `eval.csv` beside its weights has, for 379 texts that it was not trained on, transformers' P(violates) behind an empty
 //! analysis, and the greedy analysis with its label. Prompts, tokenizer, model, prefix reuse, forced headers and labels
 //! must all be right for these to agree.
+#![allow(clippy::unwrap_used)]
 
 use futures::StreamExt;
 use safeguard::backend::local::Local;

@@ -50,7 +50,7 @@ impl Scripted {
             source,
         };
         let tokens = count(text);
-        if request.settings.answer == Answer::Stored || !request.tally.begin(tokens) {
+        if request.settings.answer == Answer::Stored || !request.tally.begin(|| tokens) {
             return Err(Undecided {
                 reason: Reason::Budget,
                 provenance: provenance(Source::Unasked, 0),

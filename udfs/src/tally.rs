@@ -95,9 +95,9 @@ impl Tally {
         }
     }
 
-    /// Whether the statement may put one more question with a prompt of `tokens`; if so it is charged. Whoever gets
-    /// `false` answers [`Reason::Budget`].
-    pub fn begin(&self, tokens: u64) -> bool {
+    /// Whether the statement may put one more question; if so it is charged. `tokens` counts its prompt, and is only
+    /// called where there is a limit on them. Whoever gets `false` answers [`Reason::Budget`].
+    pub fn begin(&self, tokens: impl FnOnce() -> u64) -> bool {
         if self
             .limits
             .time
@@ -108,9 +108,11 @@ impl Tally {
         if !charge(&self.begun, 1, self.limits.rows) {
             return false;
         }
+        let Some(most) = self.limits.tokens else {
+            return true;
+        };
         let decoded = self.tokens_out.load(Relaxed);
-        let most = self.limits.tokens.map(|most| most.saturating_sub(decoded));
-        if !charge(&self.promised, tokens, most) {
+        if !charge(&self.promised, tokens(), Some(most.saturating_sub(decoded))) {
             self.begun.fetch_sub(1, Relaxed);
             return false;
         }
@@ -193,7 +195,7 @@ mod tests {
         let check = |settings: SafeguardSettings, tokens: u64, want: usize| {
             let tally = Tally::new(&settings);
             assert_eq!(
-                (0..100).filter(|_| tally.begin(tokens)).count(),
+                (0..100).filter(|_| tally.begin(|| tokens)).count(),
                 want,
                 "{settings:?}"
             );

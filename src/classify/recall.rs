@@ -1,0 +1,278 @@
+//! The first stage: what was decided before is not asked again, and what is decided now is stored before it is returned.
+//!
+//! Takes requests, looks their keys up in the store, passes the rest on. Two sessions that want the same key at the same
+//! time ask once. Facts are stored: verdicts, and undecided for a reason that lies in the text; what passes (a spent
+//! budget, a failing backend) is not. Knows what a key is made of; knows nothing of how a text is judged.
+
+use super::flight::{Claim, Flights, Ticket};
+use super::reasoner::effective;
+use crate::backend::ModelIdentity;
+use crate::config::STORE_COMMIT_ROWS_MAX;
+use crate::policy::{CONTRACT_VERSION, Registry, Version};
+use crate::store::{Digest, Record, Store, text_digest};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use safeguard_udfs::{
+    Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
+    Verdict,
+};
+use std::sync::Arc;
+
+type Decisions = BoxStream<'static, Result<(usize, Decision), ClassifyError>>;
+
+/// Changes whenever the meaning of a key does.
+const KEY_VERSION: &str = "safeguard verdict 1";
+
+/// Answers from the store, and stores what the next stage decides.
+#[derive(Debug, Clone)]
+pub struct Recall {
+    policies: Arc<Registry>,
+    store: Store,
+    model: ModelIdentity,
+    next: Arc<dyn Classifier>,
+    flights: Arc<Flights>,
+}
+
+impl Recall {
+    /// In front of `next`, which puts its questions to `model`.
+    pub fn new(
+        policies: Arc<Registry>,
+        store: Store,
+        model: ModelIdentity,
+        next: Arc<dyn Classifier>,
+    ) -> Self {
+        let flights = Arc::default();
+        Self {
+            policies,
+            store,
+            model,
+            next,
+            flights,
+        }
+    }
+
+    /// What the decision depends on. Two requests with the same key are the same fact.
+    fn key(&self, version: &Version, request: &Request, text: &Digest) -> Digest {
+        let settings = &request.settings;
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(KEY_VERSION.as_bytes());
+        part(version.digest.as_bytes());
+        part(&CONTRACT_VERSION.to_le_bytes());
+        // The model's digest holds weights, tokenizer, template, arithmetic and greedy decoding.
+        part(self.model.digest.as_bytes());
+        part(effective(settings.mode).as_str().as_bytes());
+        part(settings.effort.as_str().as_bytes());
+        part(text);
+        *hasher.finalize().as_bytes()
+    }
+
+    fn decide(self, request: Request) -> BoxFuture<'static, Result<Decisions, ClassifyError>> {
+        Box::pin(async move {
+            let version = self.policies.resolve(&request.policy)?;
+            let texts: Vec<Digest> = request.texts.iter().map(|text| text_digest(text)).collect();
+            let keys: Vec<Digest> = texts
+                .iter()
+                .map(|text| self.key(&version, &request, text))
+                .collect();
+            // Claimed before looking: a key that is free now, and is not stored, is nobody else's to ask.
+            let (mut claim, tickets) = self.flights.claim(&keys);
+            let stored = self.store.recall(&keys).await.map_err(store_failed)?;
+            let (mut known, mut mine, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            for (i, (stored, ticket)) in stored.into_iter().zip(tickets).enumerate() {
+                let fresh =
+                    |r: &Arc<Record>| r.label.is_some() || !request.settings.retry_undecided;
+                match (stored.filter(fresh), ticket) {
+                    (Some(record), _) => {
+                        claim.release(&keys[i]);
+                        known.push(Ok((i, decision(&record))));
+                    }
+                    (None, None) => mine.push(i),
+                    (None, Some(ticket)) => others.push((i, ticket)),
+                }
+            }
+            let asked = Asked {
+                recall: self.clone(),
+                version,
+                texts,
+                keys,
+                mine,
+                claim,
+            };
+            let waited = self.wait(request.clone(), others);
+            Ok(stream::iter(known)
+                .chain(asked.run(&request))
+                .chain(waited)
+                .boxed())
+        })
+    }
+
+    /// What others are asking is recalled when they are done, or asked here when they gave up.
+    fn wait(self, request: Request, others: Vec<(usize, Ticket)>) -> Decisions {
+        if others.is_empty() {
+            return stream::empty().boxed();
+        }
+        let again = async move {
+            let mut places = Vec::with_capacity(others.len());
+            let mut texts = Vec::with_capacity(others.len());
+            for (i, ticket) in others {
+                // Done or given up, the key is free.
+                let _ = ticket.await;
+                texts.push(Arc::clone(&request.texts[i]));
+                places.push(i);
+            }
+            let decisions = self.decide(Request { texts, ..request }).await?;
+            Ok::<_, ClassifyError>(decisions.map_ok(move |(i, decision)| (places[i], decision)))
+        };
+        stream::once(again).try_flatten().boxed()
+    }
+}
+
+/// What this request has to ask itself.
+struct Asked {
+    recall: Recall,
+    version: Arc<Version>,
+    texts: Vec<Digest>,
+    keys: Vec<Digest>,
+    mine: Vec<usize>,
+    claim: Claim,
+}
+
+impl Asked {
+    fn run(self, request: &Request) -> Decisions {
+        if self.mine.is_empty() {
+            return stream::empty().boxed();
+        }
+        let texts = self
+            .mine
+            .iter()
+            .map(|i| Arc::clone(&request.texts[*i]))
+            .collect();
+        let request = Request {
+            texts,
+            ..request.clone()
+        };
+        // What is ready together is stored together: a commit costs the same for one as for many.
+        let chunks = self
+            .recall
+            .next
+            .classify(request.clone())
+            .ready_chunks(STORE_COMMIT_ROWS_MAX);
+        let state = (self, chunks, request);
+        let stored = stream::try_unfold(state, |(mut asked, mut chunks, request)| async move {
+            let Some(chunk) = chunks.next().await else {
+                return Ok(None);
+            };
+            let kept = asked.store(chunk, &request).await?;
+            Ok::<_, ClassifyError>(Some((stream::iter(kept), (asked, chunks, request))))
+        });
+        stored.try_flatten().boxed()
+    }
+
+    async fn store(
+        &mut self,
+        chunk: Vec<Result<(usize, Decision), ClassifyError>>,
+        request: &Request,
+    ) -> Result<Vec<Result<(usize, Decision), ClassifyError>>, ClassifyError> {
+        let place = |(i, decision)| (self.mine[i], decision);
+        let chunk: Vec<_> = chunk.into_iter().map(|item| item.map(place)).collect();
+        let record = |(i, decision): &(usize, Decision)| self.record(*i, decision, request);
+        let records: Vec<Record> = chunk.iter().flatten().filter_map(record).collect();
+        if !records.is_empty() {
+            self.recall
+                .store
+                .append(records)
+                .await
+                .map_err(store_failed)?;
+        }
+        for (i, _) in chunk.iter().flatten() {
+            self.claim.release(&self.keys[*i]);
+        }
+        Ok(chunk)
+    }
+
+    /// `None` for what passes.
+    fn record(&self, i: usize, decision: &Decision, request: &Request) -> Option<Record> {
+        let provenance = match decision {
+            Ok(verdict) => &verdict.provenance,
+            Err(undecided) if undecided.reason.is_fact() => &undecided.provenance,
+            Err(_) => return None,
+        };
+        let verdict = decision.as_ref().ok();
+        let mode = effective(request.settings.mode).as_str();
+        Some(Record {
+            verdict_digest: self.keys[i],
+            policy: Arc::clone(&self.version.name),
+            policy_version: self.version.number,
+            policy_digest: Arc::clone(&self.version.digest),
+            text_digest: self.texts[i],
+            label: verdict.map(|v| Arc::clone(&v.label)),
+            violates: verdict.map(|v| v.violates),
+            score: verdict.and_then(|v| v.score),
+            rationale: verdict.and_then(|v| v.rationale.clone()),
+            rules: verdict.map(|v| v.rules.clone()).unwrap_or_default(),
+            reason: decision.as_ref().err().map(|u| u.reason.as_str().into()),
+            stage: verdict.map_or(mode, |v| v.stage.as_str()).into(),
+            mode: mode.into(),
+            effort: request.settings.effort.as_str().into(),
+            model: Arc::clone(&self.recall.model.name),
+            model_digest: Arc::clone(&self.recall.model.digest),
+            tokens_in: provenance.tokens_in,
+            tokens_out: provenance.tokens_out,
+            judged_at: provenance.judged_at,
+        })
+    }
+}
+
+fn store_failed(error: impl std::fmt::Display) -> ClassifyError {
+    ClassifyError::Store(error.to_string())
+}
+
+fn decision(record: &Record) -> Decision {
+    let policy = match record.policy_version {
+        0 => format!("{}@{}", record.policy, &record.policy_digest[..12]),
+        version => format!("{}@{version}", record.policy),
+    };
+    let provenance = Provenance {
+        policy: policy.into(),
+        model: Arc::clone(&record.model),
+        judged_at: record.judged_at,
+        tokens_in: record.tokens_in,
+        tokens_out: record.tokens_out,
+        source: Source::Recalled,
+    };
+    let Some(label) = &record.label else {
+        let named = |r: &Reason| record.reason.as_deref() == Some(r.as_str());
+        // A reason of a newer version of this program is still no verdict.
+        let reason = Reason::ALL.into_iter().find(named).unwrap_or(Reason::Error);
+        return Err(Undecided { reason, provenance });
+    };
+    let stages = [Stage::Screen, Stage::Score, Stage::Reason, Stage::Human];
+    let stage = stages.into_iter().find(|s| *record.stage == *s.as_str());
+    Ok(Verdict {
+        label: Arc::clone(label),
+        // The store holds both or neither; were it otherwise, the text would not be cleared by it.
+        violates: record.violates.unwrap_or(true),
+        score: record.score,
+        rationale: record.rationale.clone(),
+        rules: record.rules.clone(),
+        stage: stage.unwrap_or(Stage::Reason),
+        provenance,
+    })
+}
+
+#[async_trait::async_trait]
+impl Classifier for Recall {
+    fn classify(&self, request: Request) -> Decisions {
+        stream::once(self.clone().decide(request))
+            .try_flatten()
+            .boxed()
+    }
+
+    async fn tokens(&self, request: Request) -> Result<Vec<u64>, ClassifyError> {
+        self.next.tokens(request).await
+    }
+}

@@ -1,0 +1,233 @@
+//! Scripts into statements: parsing, PostgreSQL's spellings that DataFusion's planner lacks, command tags.
+
+use crate::error::Error;
+use datafusion::common::DataFusionError;
+use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
+use datafusion::sql::sqlparser::ast::{
+    self, AccessExpr, Expr, Subscript, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use std::ops::ControlFlow;
+
+/// The dialect of every session.
+pub(super) const DIALECT: &str = "postgresql";
+
+/// One statement of a script.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// As typed, without the semicolon.
+    pub sql: String,
+    pub(super) parsed: Parsed,
+    pub(super) tag: &'static str,
+}
+
+/// Cuts at semicolons that are tokens, so that those in strings, dollar quotes and comments are text.
+fn cut(script: &str) -> Result<Vec<(&str, bool)>, String> {
+    let mut tokens: Vec<TokenWithSpan> = Vec::new();
+    Tokenizer::new(&PostgreSqlDialect {}, script)
+        .tokenize_with_location_into_buf(&mut tokens)
+        .map_err(|e| e.to_string())?;
+    let lines: Vec<usize> = std::iter::once(0)
+        .chain(script.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
+    let offset = |line: u64, column: u64| {
+        let start = lines[usize::try_from(line)
+            .unwrap_or(1)
+            .saturating_sub(1)
+            .min(lines.len() - 1)];
+        let columns = usize::try_from(column).unwrap_or(1).saturating_sub(1);
+        let rest = &script[start..];
+        start
+            + rest
+                .char_indices()
+                .nth(columns)
+                .map_or(rest.len(), |(at, _)| at)
+    };
+    let (mut pieces, mut begin, mut empty) = (Vec::new(), 0, true);
+    for token in &tokens {
+        match token.token {
+            Token::SemiColon => {
+                let end = offset(token.span.start.line, token.span.start.column);
+                if !empty {
+                    pieces.push((script[begin..end].trim(), true));
+                }
+                begin = end + 1;
+                empty = true;
+            }
+            Token::Whitespace(_) | Token::EOF => {}
+            _ => empty = false,
+        }
+    }
+    if !empty {
+        pieces.push((script[begin..].trim(), false));
+    }
+    Ok(pieces)
+}
+
+pub(super) fn split(script: &str) -> Vec<Result<Statement, Error>> {
+    let pieces = match cut(script) {
+        Ok(pieces) => pieces,
+        Err(why) => return vec![Err(syntax(why))],
+    };
+    let mut statements = Vec::new();
+    for (sql, _) in pieces {
+        let statement = parse(sql);
+        let failed = statement.is_err();
+        statements.push(statement);
+        if failed {
+            break;
+        }
+    }
+    statements
+}
+
+pub(super) fn is_incomplete(script: &str) -> bool {
+    match cut(script) {
+        Ok(pieces) => pieces.last().is_some_and(|(_, ended)| !ended),
+        // A string or a comment that does not end yet.
+        Err(_) => true,
+    }
+}
+
+fn syntax(why: String) -> Error {
+    let error = datafusion::sql::sqlparser::parser::ParserError::ParserError(why);
+    Error::Statement(DataFusionError::SQL(Box::new(error), None))
+}
+
+fn parse(sql: &str) -> Result<Statement, Error> {
+    let dialect = PostgreSqlDialect {};
+    let parser = DFParserBuilder::new(sql).with_dialect(&dialect).build();
+    let mut statements = parser.and_then(|mut parser| parser.parse_statements())?;
+    let Some(mut parsed) = statements.pop_front() else {
+        return Err(syntax("an empty statement".to_owned()));
+    };
+    if let Parsed::Statement(statement) = &mut parsed {
+        let _ = statement.visit(&mut Fields);
+    }
+    let tag = tag(&parsed);
+    Ok(Statement {
+        sql: sql.to_owned(),
+        parsed,
+        tag,
+    })
+}
+
+/// PostgreSQL's `(expr).field` as `(expr)['field']`.
+struct Fields;
+
+impl VisitorMut for Fields {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::CompoundFieldAccess { access_chain, .. } = expr {
+            for access in access_chain {
+                if let AccessExpr::Dot(Expr::Identifier(field)) = access {
+                    let name = match field.quote_style {
+                        Some(_) => field.value.clone(),
+                        None => field.value.to_lowercase(),
+                    };
+                    let index = Expr::value(Value::SingleQuotedString(name));
+                    *access = AccessExpr::Subscript(Subscript::Index { index });
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The setting that a RESET names; `all` for all of them.
+pub(super) fn as_reset(statement: &Statement) -> Option<String> {
+    match &statement.parsed {
+        Parsed::Reset(datafusion::sql::parser::ResetStatement::Variable(name)) => {
+            Some(name.to_string().to_lowercase())
+        }
+        Parsed::Statement(s) => match s.as_ref() {
+            ast::Statement::Reset(reset) => Some(match &reset.reset {
+                ast::Reset::ALL => "all".to_owned(),
+                ast::Reset::ConfigurationParameter(name) => name.to_string().to_lowercase(),
+                #[allow(unreachable_patterns)]
+                _ => return None,
+            }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn tag(parsed: &Parsed) -> &'static str {
+    let statement = match parsed {
+        Parsed::Statement(statement) => statement.as_ref(),
+        Parsed::CreateExternalTable(_) => return "CREATE EXTERNAL TABLE",
+        Parsed::CopyTo(_) => return "COPY",
+        Parsed::Explain(_) => return "EXPLAIN",
+        Parsed::Reset(_) => return "RESET",
+    };
+    match statement {
+        ast::Statement::Query(_) => "SELECT",
+        ast::Statement::Insert(_) => "INSERT 0",
+        ast::Statement::Update { .. } => "UPDATE",
+        ast::Statement::Delete(_) => "DELETE",
+        ast::Statement::CreateTable(table) if table.query.is_some() => "SELECT",
+        ast::Statement::CreateTable(_) => "CREATE TABLE",
+        ast::Statement::CreateView { .. } => "CREATE VIEW",
+        ast::Statement::CreateSchema { .. } => "CREATE SCHEMA",
+        ast::Statement::Drop { object_type, .. } => match object_type {
+            ast::ObjectType::Table => "DROP TABLE",
+            ast::ObjectType::View => "DROP VIEW",
+            ast::ObjectType::Schema => "DROP SCHEMA",
+            _ => "DROP",
+        },
+        ast::Statement::Set(_) => "SET",
+        ast::Statement::ShowVariable { .. } => "SHOW",
+        ast::Statement::Prepare { .. } => "PREPARE",
+        ast::Statement::Deallocate { .. } => "DEALLOCATE",
+        ast::Statement::StartTransaction { .. } => "BEGIN",
+        ast::Statement::Commit { .. } => "COMMIT",
+        ast::Statement::Rollback { .. } => "ROLLBACK",
+        _ => "OK",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_cut_at_their_own_semicolons() {
+        let cases: [(&str, &[&str]); 7] = [
+            ("SELECT 1; SELECT 2", &["SELECT 1", "SELECT 2"]),
+            (" ;; -- nothing;\n", &[]),
+            (
+                "SELECT ';' ; /* ; */ SELECT 'é;ü'",
+                &["SELECT ';'", "/* ; */ SELECT 'é;ü'"],
+            ),
+            (
+                "SELECT $$a;\nb$$;\nSELECT 1",
+                &["SELECT $$a;\nb$$", "SELECT 1"],
+            ),
+            ("SELECT $x$a; $$ b$x$", &["SELECT $x$a; $$ b$x$"]),
+            ("SELECT 1 AS \"a;b\";", &["SELECT 1 AS \"a;b\""]),
+            (
+                "SELECT 1;\n-- a comment; with one\nSELECT 2;",
+                &["SELECT 1", "-- a comment; with one\nSELECT 2"],
+            ),
+        ];
+        for (script, want) in cases {
+            let got: Vec<String> = split(script).into_iter().map(|s| s.unwrap().sql).collect();
+            assert_eq!(got, want, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_knows_when_to_ask_for_more() {
+        for (script, want) in [
+            ("SELECT 1", true),
+            ("SELECT 1;", false),
+            ("SELECT 'a;", true),
+            ("", false),
+        ] {
+            assert_eq!(is_incomplete(script), want, "{script}");
+        }
+    }
+}
