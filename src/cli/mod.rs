@@ -109,7 +109,7 @@ async fn sql(args: args::Sql) -> ExitCode {
 
 async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
     let engine = Engine::open(config).await?;
-    let session = engine.session(&config::local_user())?;
+    let session = engine.session(&config::local_user());
     Ok((engine, session))
 }
 
