@@ -185,7 +185,8 @@ pub struct Running {
     pub schema: SchemaRef,
     /// PostgreSQL's command tag without the count: `SELECT`, `CREATE TABLE`, `SET`, `INSERT 0`, ..
     pub tag: &'static str,
-    rows: SendableRecordBatchStream,
+    /// Rows as they come. Dropping them cancels the statement.
+    pub rows: SendableRecordBatchStream,
     ended: Ended,
 }
 
