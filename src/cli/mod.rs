@@ -98,9 +98,10 @@ async fn sql(args: args::Sql) -> ExitCode {
         };
     }
     for script in scripts {
-        let outcome = shell.script(&script).await;
-        if outcome != Outcome::Done {
-            return code(outcome);
+        match shell.script(&script).await {
+            // As in psql, `\q` ends its script and not those after it.
+            Outcome::Done | Outcome::Quit => {}
+            outcome => return code(outcome),
         }
     }
     ExitCode::SUCCESS

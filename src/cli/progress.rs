@@ -24,13 +24,12 @@ impl Progress {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
                 bar.set_style(style);
             }
             bar
         });
         bar.set_message(line(summary));
-        bar.tick();
     }
 
     /// Takes the line off the screen; the next [`show`](Self::show) draws it again.

@@ -10,10 +10,11 @@ use super::progress::Progress;
 use super::say;
 use super::script::{self, Ask, Piece};
 use crate::config::PROGRESS_MS;
-use crate::engine::{Running, Session, Statement};
+use crate::engine::{Ended, Session, Statement};
 use crate::error::Error;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::Duration;
@@ -162,13 +163,15 @@ impl Shell {
             () = self.interrupts.pressed() => Err(Stop::Cancelled),
             running = self.session.run(statement) => running.map_err(Stop::Failed),
         };
-        let mut running = match running {
+        let running = match running {
             Ok(running) => running,
             Err(stop) => return outcome(&stop),
         };
-        let read = self.read(&mut running).await;
+        let tag = running.tag;
         let (rows, ended) = running.split();
-        drop(rows);
+        let read = self.read((tag, rows), &ended).await;
+        // Rows that were written before an error come before its message.
+        let _ = self.out.flush();
         let failed = match &read {
             Err(Stop::Failed(error)) => Some(error),
             _ => None,
@@ -182,9 +185,14 @@ impl Shell {
         }
     }
 
-    async fn read(&mut self, running: &mut Running) -> Result<(), Stop> {
+    /// Writes the rows of a statement; rows that are left when it stops are dropped, which cancels the statement.
+    async fn read(
+        &mut self,
+        (tag, mut rows): (&'static str, SendableRecordBatchStream),
+        ended: &Ended,
+    ) -> Result<(), Stop> {
         let style = (self.format, self.expanded);
-        let mut output = Output::begin(style, &running.schema, running.tag, &mut self.out)?;
+        let mut output = Output::begin(style, &rows.schema(), tag, &mut self.out)?;
         let mut progress = Progress::new();
         let mut tick = interval(Duration::from_millis(PROGRESS_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,8 +201,8 @@ impl Shell {
             tokio::select! {
                 biased;
                 () = self.interrupts.pressed() => return Err(Stop::Cancelled),
-                _ = tick.tick(), if self.progress => progress.show(&running.progress()),
-                batch = running.rows.next() => {
+                _ = tick.tick(), if self.progress => progress.show(&ended.progress()),
+                batch = rows.next() => {
                     let Some(batch) = batch else { break };
                     let batch = batch?;
                     progress.clear();
