@@ -9,6 +9,7 @@ use crate::policy::PolicyError;
 use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::parser::ParserError;
 use safeguard_udfs::ClassifyError;
 
 /// What ends a statement, or keeps the program from starting.
@@ -118,6 +119,14 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
 
 /// What went wrong, in one line, without the names of the rules and layers that it came through.
 pub fn message(error: &DataFusionError) -> String {
+    if let DataFusionError::SQL(error, _) = error.find_root() {
+        return match error.as_ref() {
+            ParserError::ParserError(why) | ParserError::TokenizerError(why) => {
+                format!("syntax error: {why}")
+            }
+            ParserError::RecursionLimitExceeded => "the statement is nested too deep".to_owned(),
+        };
+    }
     let message = error.find_root().message().into_owned();
     let message = match message.split_once("\n\nbacktrace:") {
         Some((message, _)) => message.to_owned(),
