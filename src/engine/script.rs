@@ -230,4 +230,13 @@ mod tests {
             assert_eq!(is_incomplete(script), want, "{script}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_script_is_cut_into_its_own_pieces(script in "[a-z '\";$\\-*/\\n\u{e9}]{0,60}") {
+            for (piece, _) in cut(&script).unwrap_or_default() {
+                proptest::prop_assert!(script.contains(piece) && !piece.is_empty());
+            }
+        }
+    }
 }
