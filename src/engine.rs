@@ -4,6 +4,7 @@
 //! asked. Every caller (a command, a job, a connection) goes through here, and so through the same classifier stack.
 //! Knows nothing of sockets, terminals or how rows are shown.
 
+mod files;
 mod publish;
 mod script;
 
@@ -19,7 +20,10 @@ use crate::store::{self, QueryRow, Store, VersionRow};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::SchemaProvider;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use futures::TryStreamExt;
 use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
 use std::path::Path;
 use std::sync::Arc;
@@ -248,10 +252,12 @@ impl Session {
                     .state()
                     .statement_to_plan(statement.parsed.clone())
                     .await?;
-                self.context.execute_logical_plan(plan).await?
+                let locations = files::locations(&plan)?;
+                let frame = self.context.execute_logical_plan(plan).await;
+                frame.map_err(|e| files::named(e, &locations))?
             }
         };
-        let rows = frame.execute_stream().await?;
+        let rows = rows_of(frame).await?;
         let ended = Ended {
             scope,
             started_at,
@@ -272,7 +278,12 @@ impl Session {
         if summary.rows == 0 {
             return Vec::new();
         }
-        let mut notices = vec![notice(&summary)];
+        // Where no text came to be judged, the error says it all.
+        let silent = failed.is_some() && summary.distinct_texts == 0;
+        let mut notices = match silent {
+            true => Vec::new(),
+            false => vec![notice(&summary)],
+        };
         let status = failed.map_or_else(|| "ok".to_owned(), |e| format!("{}: {e}", e.sqlstate()));
         let row = QueryRow {
             started_at: ended.started_at,
@@ -328,6 +339,17 @@ impl Session {
         // Says that there is no such setting, and which there are.
         Ok(options.set(name, "")?)
     }
+}
+
+/// The rows of a plan; what is wrong in a file is said with the file's name.
+async fn rows_of(frame: DataFrame) -> Result<SendableRecordBatchStream, Error> {
+    let context = Arc::new(frame.task_ctx());
+    let plan = frame.create_physical_plan().await?;
+    let files = files::scanned(&plan);
+    let rows = execute_stream(plan, context)?;
+    let schema = rows.schema();
+    let rows = rows.map_err(move |e| files::named(e, &files));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
 
 /// `safeguard: 12000 rows, 9100 recalled, 396 asked, 4 undecided (3 truncated, 1 refused), 41210 tokens, 38.2 s`

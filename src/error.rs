@@ -9,7 +9,9 @@ use crate::policy::PolicyError;
 use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::parser::ParserError;
 use safeguard_udfs::ClassifyError;
+use std::io::ErrorKind;
 
 /// What ends a statement, or keeps the program from starting.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,7 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
         DataFusionError::Execution(message) if message.contains("already exists") => "42P07",
         DataFusionError::Execution(message) if message.contains("doesn't exist") => "42P01",
         DataFusionError::ResourcesExhausted(_) => "53200",
+        DataFusionError::IoError(error) if error.kind() == ErrorKind::NotFound => "58P01",
         DataFusionError::IoError(_) => "58030",
         DataFusionError::ObjectStore(error) => match error.as_ref() {
             datafusion::object_store::Error::NotFound { .. } => "58P01",
@@ -118,7 +121,16 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
 
 /// What went wrong, in one line, without the names of the rules and layers that it came through.
 pub fn message(error: &DataFusionError) -> String {
-    let message = error.find_root().message().into_owned();
+    let root = error.find_root();
+    let message = match root {
+        DataFusionError::SQL(error, _) => match error.as_ref() {
+            ParserError::TokenizerError(why) | ParserError::ParserError(why) => {
+                format!("syntax error: {why}")
+            }
+            ParserError::RecursionLimitExceeded => "the statement nests too deeply".to_owned(),
+        },
+        root => root.message().into_owned(),
+    };
     let message = match message.split_once("\n\nbacktrace:") {
         Some((message, _)) => message.to_owned(),
         None => message,
@@ -151,13 +163,15 @@ fn of_classify(error: &ClassifyError) -> &'static str {
 
 /// DataFusion says what went wrong in planning only in words.
 fn of_plan(message: &str) -> &'static str {
-    const WORDS: [(&str, &str); 6] = [
+    const WORDS: [(&str, &str); 8] = [
         ("table '", "42P01"),
         ("nvalid function", "42883"),
         ("No function matches", "42883"),
         ("failed to coerce", "42883"),
         ("already exists", "42P07"),
         ("schema '", "3F000"),
+        ("No files found at", "58P01"),
+        ("not a variable which can be viewed", "42704"),
     ];
     let found = WORDS.iter().find(|(word, _)| message.contains(word));
     found.map_or("42000", |(_, state)| state)
