@@ -4,6 +4,7 @@
 //! asked. Every caller (a command, a job, a connection) goes through here, and so through the same classifier stack.
 //! Knows nothing of sockets, terminals or how rows are shown.
 
+mod files;
 mod publish;
 mod script;
 
@@ -19,7 +20,10 @@ use crate::store::{self, QueryRow, Store, VersionRow};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::SchemaProvider;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use futures::TryStreamExt;
 use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
 use std::path::Path;
 use std::sync::Arc;
@@ -275,8 +279,9 @@ impl Session {
         state.write().config_mut().set_extension(scope);
         let state = self.context.state();
         let plan = state.statement_to_plan(statement.parsed.clone()).await?;
-        let frame = self.context.execute_logical_plan(plan).await?;
-        Ok(frame.execute_stream().await?)
+        let locations = files::locations(&plan)?;
+        let frame = self.context.execute_logical_plan(plan).await;
+        rows_of(frame.map_err(|e| files::named(e, &locations))?).await
     }
 
     /// To be called when the rows are read or given up: logs a statement that classified in `safeguard.queries`, and
@@ -346,6 +351,17 @@ impl Session {
         // Says that there is no such setting, and which there are.
         Ok(options.set(name, "")?)
     }
+}
+
+/// The rows of a plan; what is wrong in a file is said with the file's name.
+async fn rows_of(frame: DataFrame) -> Result<SendableRecordBatchStream, Error> {
+    let context = Arc::new(frame.task_ctx());
+    let plan = frame.create_physical_plan().await?;
+    let files = files::scanned(&plan);
+    let rows = execute_stream(plan, context)?;
+    let schema = rows.schema();
+    let rows = rows.map_err(move |e| files::named(e, &files));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
 
 /// `safeguard: 12000 rows, 9100 recalled, 396 asked, 4 undecided (3 truncated, 1 refused), 41210 tokens, 38.2 s`

@@ -11,6 +11,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
 use safeguard_udfs::ClassifyError;
+use std::io::ErrorKind;
 
 /// What ends a statement, or keeps the program from starting.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,7 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
         DataFusionError::Execution(message) if message.contains("already exists") => "42P07",
         DataFusionError::Execution(message) if message.contains("doesn't exist") => "42P01",
         DataFusionError::ResourcesExhausted(_) => "53200",
+        DataFusionError::IoError(error) if error.kind() == ErrorKind::NotFound => "58P01",
         DataFusionError::IoError(_) => "58030",
         DataFusionError::ObjectStore(error) => match error.as_ref() {
             datafusion::object_store::Error::NotFound { .. } => "58P01",
@@ -160,13 +162,15 @@ fn of_classify(error: &ClassifyError) -> &'static str {
 
 /// DataFusion says what went wrong in planning only in words.
 fn of_plan(message: &str) -> &'static str {
-    const WORDS: [(&str, &str); 6] = [
+    const WORDS: [(&str, &str); 8] = [
         ("table '", "42P01"),
         ("nvalid function", "42883"),
         ("No function matches", "42883"),
         ("failed to coerce", "42883"),
         ("already exists", "42P07"),
         ("schema '", "3F000"),
+        ("No files found at", "58P01"),
+        ("not a variable which can be viewed", "42704"),
     ];
     let found = WORDS.iter().find(|(word, _)| message.contains(word));
     found.map_or("42000", |(_, state)| state)

@@ -1,7 +1,11 @@
 //! The one integration binary: every file of tests linked once, a module for each thing that is shown to hold.
 
+/// Bad input, name by name: the exact message, its SQLSTATE and its hint.
+mod input;
 /// The model and its engine against other implementations.
 mod parity;
+/// A process killed at any instant loses no verdict that was returned and asks nothing twice.
+mod recovery;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

@@ -1,0 +1,84 @@
+//! Files that cannot be read are named: DataFusion says what is wrong on which line, and leaves out of which file.
+//!
+//! Takes statements' plans and their errors, gives the errors with the file in them. Knows no format.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::ExecutionPlan;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Files named in one message.
+const NAMED_MAX: usize = 3;
+
+/// Where a CREATE EXTERNAL TABLE reads; empty for any other statement.
+///
+/// # Errors
+/// A local file that is not there. DataFusion takes it for a table without rows where the columns are declared.
+pub(super) fn locations(plan: &LogicalPlan) -> Result<Vec<String>> {
+    let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = plan else {
+        return Ok(Vec::new());
+    };
+    for location in &table.locations {
+        let path = location.strip_prefix("file://").unwrap_or(location);
+        // A folder may be filled later, by INSERT too; a pattern may match later.
+        let settled =
+            !path.contains("://") && !path.ends_with('/') && !path.contains(['*', '?', '[']);
+        if settled && !Path::new(path).exists() {
+            let why = format!("cannot read {location}: no such file or folder");
+            return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
+        }
+    }
+    Ok(table.locations.clone())
+}
+
+/// The files that a plan reads, as URLs, in the plan's order.
+pub(super) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut pending = vec![plan];
+    while let Some(plan) = pending.pop() {
+        pending.extend(plan.children());
+        let scan = plan.downcast_ref::<DataSourceExec>();
+        let Some(scan) = scan.and_then(|s| s.data_source().downcast_ref::<FileScanConfig>()) else {
+            continue;
+        };
+        for file in scan.file_groups.iter().flat_map(|group| group.iter()) {
+            let name = format!("{}{}", scan.object_store_url, file.object_meta.location);
+            // A large file is read in several parts.
+            if !files.contains(&name) {
+                files.push(name);
+            }
+        }
+    }
+    files
+}
+
+/// The error with the files that it can be about, if it is about what stands in a file.
+pub(super) fn named(error: DataFusionError, files: &[String]) -> DataFusionError {
+    let DataFusionError::ArrowError(inner, _) = error.find_root() else {
+        return error;
+    };
+    let of = match files {
+        [] => return error,
+        [file] => file.clone(),
+        files => {
+            let some = &files[..files.len().min(NAMED_MAX)];
+            let more = if files.len() > NAMED_MAX { ", .." } else { "" };
+            format!("one of {} files ({}{more})", files.len(), some.join(", "))
+        }
+    };
+    let inner = match inner.as_ref() {
+        ArrowError::CsvError(why) => ArrowError::CsvError(format!("{of}: {why}")),
+        ArrowError::JsonError(why) => ArrowError::JsonError(format!("{of}: {why}")),
+        // Casts of values fail with this one too, which know no line.
+        ArrowError::ParseError(why) if why.contains(" at line ") => {
+            ArrowError::ParseError(format!("{of}: {why}"))
+        }
+        _ => return error,
+    };
+    DataFusionError::ArrowError(Box::new(inner), None)
+}
