@@ -206,9 +206,10 @@ fn many_may_create_one_store_at_once() {
             opening.join().unwrap().unwrap();
         }
     });
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "no draft is left"
-    );
+    // Whoever closes while another still checks the file may leave the (empty) log to the next who opens it.
+    let ours = ["verdicts.db", "verdicts.db-wal", "verdicts.db-shm"];
+    for file in fs::read_dir(dir.path()).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(ours.contains(&name.as_str()), "{name} is left");
+    }
 }
