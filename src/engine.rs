@@ -366,7 +366,8 @@ async fn rows_of(frame: DataFrame) -> Result<SendableRecordBatchStream, Error> {
 
 /// `safeguard: 12000 rows, 9100 recalled, 396 asked, 4 undecided (3 truncated, 1 refused), 41210 tokens, 38.2 s`
 fn notice(summary: &Summary) -> String {
-    let mut parts = vec![format!("safeguard: {} rows", summary.rows)];
+    let rows = if summary.rows == 1 { "row" } else { "rows" };
+    let mut parts = vec![format!("safeguard: {} {rows}", summary.rows)];
     if summary.distinct_texts < summary.rows {
         parts.push(format!("{} distinct texts", summary.distinct_texts));
     }

@@ -206,7 +206,7 @@ const DONE: &[(&str, &str, &[&str])] = &[
     (
         "SELECT safeguard_classify('keywords', '') IN ('allowed', 'violates') AS judged",
         "judged\nt\n",
-        &["1 rows, 0 recalled, 1 asked"],
+        &["1 row, 0 recalled, 1 asked"],
     ),
     (
         "SELECT safeguard_classify('keywords', NULL) AS l, safeguard_violates('keywords', NULL) AS v",
@@ -224,7 +224,7 @@ const DONE: &[(&str, &str, &[&str])] = &[
         "SET safeguard.mode = 'reason';
          SELECT length((safeguard_verdict('keywords', 'free money')).rationale) > 0 AS said",
         "said\nt\n",
-        &["1 rows, 0 recalled, 1 asked"],
+        &["1 row, 0 recalled, 1 asked"],
     ),
     (
         "SHOW safeguard.mode; RESET safeguard.mode; SHOW safeguard.mode",
@@ -239,7 +239,7 @@ const DONE: &[(&str, &str, &[&str])] = &[
          SELECT label, violates, stage, source FROM safeguard.labels",
         "n\nf\nlabel,violates,stage,source\nviolates,t,human,override\nlabel,violates,stage,source\n\
          allowed,f,human,override\n",
-        &["1 rows, 0 recalled, 1 asked"],
+        &["1 row, 0 recalled, 1 asked"],
     ),
     (
         "SELECT version, new FROM safeguard_publish('mine', E'---\\nlabels: [allowed, bad]\\n---\\nbad if it sells');
@@ -255,9 +255,9 @@ const DONE: &[(&str, &str, &[&str])] = &[
          SELECT safeguard_classify('keywords', 'x') <> 'undecided' AS l",
         "l\nundecided\nn\n0\nl\nt\nl\nt\n",
         &[
-            "1 rows, 0 recalled, 0 asked, 1 undecided (1 budget)",
-            "1 rows, 0 recalled, 1 asked",
-            "1 rows, 1 recalled, 0 asked",
+            "1 row, 0 recalled, 0 asked, 1 undecided (1 budget)",
+            "1 row, 0 recalled, 1 asked",
+            "1 row, 1 recalled, 0 asked",
         ],
     ),
     (
