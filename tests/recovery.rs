@@ -147,7 +147,7 @@ fn a_killed_statement_loses_nothing_and_asks_nothing_twice() {
             let now = stored(dir);
             assert_holds(&now, &returned);
             assert_holds(&now, &known);
-            middle += usize::from(0 < now.len() && now.len() < TEXTS);
+            middle += usize::from(!now.is_empty() && now.len() < TEXTS);
             returned_in_all += returned.len();
             known = now;
         }
