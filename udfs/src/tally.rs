@@ -19,7 +19,6 @@ pub struct Tally {
     recalled: AtomicU64,
     screened: AtomicU64,
     asked: AtomicU64,
-    unasked: AtomicU64,
     undecided: [AtomicU64; Reason::ALL.len()],
     tokens_in: AtomicU64,
     tokens_out: AtomicU64,
@@ -86,7 +85,6 @@ impl Tally {
             recalled: AtomicU64::default(),
             screened: AtomicU64::default(),
             asked: AtomicU64::default(),
-            unasked: AtomicU64::default(),
             undecided: Default::default(),
             tokens_in: AtomicU64::default(),
             tokens_out: AtomicU64::default(),
@@ -135,7 +133,7 @@ impl Tally {
         match provenance.source {
             Source::Recalled => self.recalled.fetch_add(1, Relaxed),
             Source::Screened => self.screened.fetch_add(1, Relaxed),
-            Source::Unasked => self.unasked.fetch_add(1, Relaxed),
+            Source::Unasked => 0,
             Source::Asked => {
                 self.tokens_in.fetch_add(provenance.tokens_in, Relaxed);
                 self.tokens_out.fetch_add(provenance.tokens_out, Relaxed);
