@@ -16,7 +16,7 @@ use crate::classify;
 use crate::config::Config;
 use crate::error::Error;
 use crate::policy::{Policy, Registry, Version, folder};
-use crate::store::{self, QueryRow, Store, VersionRow};
+use crate::store::{self, QueryRow, Store, VersionRow, now};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::SchemaProvider;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
@@ -27,7 +27,6 @@ use futures::TryStreamExt;
 use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The catalog of every session.
 pub const CATALOG: &str = "safeguard";
@@ -168,12 +167,6 @@ fn check_override(policies: &Registry, policy: &str, label: &str) -> Result<bool
             labels.join(", ")
         )),
     }
-}
-
-/// Microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// One connection: its settings, its temporary tables. Runs one statement at a time.

@@ -13,7 +13,6 @@ use crate::policy::Registry;
 use crate::store::Store;
 use safeguard_udfs::Classifier;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The whole stack: recall, then the reasoner.
 pub fn stack(
@@ -29,10 +28,4 @@ pub fn stack(
         identity,
         Arc::new(reasoner),
     ))
-}
-
-/// Microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }

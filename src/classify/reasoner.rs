@@ -3,10 +3,10 @@
 //! Takes requests, gives verdicts as replies come, many texts in flight. A text that the model cannot judge is
 //! undecided; only a policy that cannot be put to it at all, or a backend that has stopped, fails the request.
 
-use super::now;
 use crate::backend::{Answer, Backend, BackendError, Prompt, PromptPolicy, Reply};
 use crate::config::IN_FLIGHT_TEXTS_MAX;
 use crate::policy::{Registry, Version};
+use crate::store::now;
 use futures::stream::{self, BoxStream, StreamExt};
 use safeguard_udfs::{
     Answer as Wait, Classifier, ClassifyError, Decision, Mode, Provenance, Reason, Request, Source,

@@ -3,10 +3,10 @@
 //! A table function's call runs whenever a plan is made, so it only checks its arguments; publishing happens when the
 //! plan runs.
 
-use super::{Engine, now, version_row};
+use super::{Engine, version_row};
 use crate::error::Error;
 use crate::policy::{Policy, PolicyError, Published, Registry};
-use crate::store::Store;
+use crate::store::{Store, now};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};

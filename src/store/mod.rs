@@ -27,7 +27,7 @@ mod writer;
 
 pub use error::StoreError;
 pub use records::{
-    Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, text_digest, to_hex,
+    Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest, to_hex,
 };
 pub use tables::{OverrideCheck, StoreSchema};
 

@@ -7,7 +7,7 @@
 use super::Inner;
 use super::columns::OVERRIDES;
 use super::error::StoreError;
-use super::records::{OverrideRow, from_hex, text_digest};
+use super::records::{OverrideRow, from_hex, now, text_digest};
 use super::tables::OverrideCheck;
 use super::writer::Work;
 use crate::config::STORE_INSERT_ROWS_MAX;
@@ -24,7 +24,6 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatc
 use futures::StreamExt;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where an INSERT ends.
 pub(super) struct OverrideSink {
@@ -92,14 +91,6 @@ impl DataSink for OverrideSink {
         }
         Ok(count)
     }
-}
-
-/// Microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A batch as it was given, its columns by name.

@@ -4,6 +4,7 @@
 //! Digests are raw bytes here and lower-case hex in SQL. Knows nothing of SQLite or Arrow.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// BLAKE3 of bytes.
 pub type Digest = [u8; 32];
@@ -11,6 +12,12 @@ pub type Digest = [u8; 32];
 /// The digest of a text: BLAKE3 of its UTF-8 bytes, nothing added.
 pub fn text_digest(text: &str) -> Digest {
     *blake3::hash(text.as_bytes()).as_bytes()
+}
+
+/// The time of every record: microseconds since 1970-01-01 UTC.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// 64 lower-case hex digits.
