@@ -76,6 +76,17 @@ impl KvCache {
         self.layers.iter().map(of).sum::<usize>() * DType::F32.size_in_bytes()
     }
 
+    /// Bytes that a sequence of `tokens` keeps beside the blocks it shares with a prefix of `shared` tokens.
+    pub(super) fn own_bytes(config: &Config, shared: usize, tokens: usize) -> usize {
+        let block = 2 * config.num_key_value_heads * config.head_dim * BLOCK * size_of::<f32>();
+        let own = tokens.div_ceil(BLOCK) - (shared / BLOCK).min(tokens / BLOCK);
+        let of = |layer: &LayerType| match layer {
+            LayerType::Full => own,
+            LayerType::Sliding => own.min(config.sliding_window.div_ceil(BLOCK) + 1),
+        };
+        block * config.layer_types.iter().map(of).sum::<usize>()
+    }
+
     /// The cache of one layer.
     pub(super) fn layer_mut(&mut self, layer: usize) -> &mut LayerCache {
         &mut self.layers[layer]

@@ -8,6 +8,7 @@
 
 mod arithmetic;
 mod attention;
+mod batch;
 mod config;
 mod dump;
 mod error;
@@ -21,6 +22,7 @@ pub mod tokenizer;
 mod weights;
 
 pub use arithmetic::{Arithmetic, DownBias, Routing};
+pub use batch::Piece;
 pub use config::{Config, LayerType, RopeScaling};
 pub use dump::{parse_ids, write_logits};
 pub use error::ModelError;
