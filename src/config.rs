@@ -72,6 +72,26 @@ pub const IN_FLIGHT_TEXTS_MAX: usize = 1_024;
 pub const PREFIX_CACHE_BYTES_MAX: usize = 1 << 30;
 /// Policies whose length in tokens a local model remembers for estimates.
 pub const PREFIX_LENGTHS_MAX: usize = 1_024;
+/// Tokens that one step of a local model reads in all: decoded ones first, then prompts, cut where they do not fit. What
+/// a caller who leaves may have to wait for, and what a decoding text waits for the prompts beside it.
+pub const STEP_TOKENS_MAX: usize = 512;
+/// Texts of a local model that have begun and are not done. Less than half of [`STEP_TOKENS_MAX`]: every decoding one is
+/// in every step.
+pub const RUNNING_TEXTS_MAX: usize = 64;
+/// Of these, places that texts of the backfill lane leave free.
+pub const RUNNING_TEXTS_KEPT: usize = 8;
+/// Bytes of keys and values of texts that have begun, with the policies they stand on. A text that needs more runs alone.
+pub const RUNNING_KV_BYTES_MAX: usize = 4 << 30;
+/// Waiting texts of one lane that are sorted by policy and length: how many younger ones may go ahead of one.
+pub const ADMISSION_WINDOW: usize = 256;
+/// While both lanes wait, one in this many admissions, and of the tokens of prompts in a step, is the backfill lane's.
+pub const BACKFILL_SHARE: usize = 8;
+/// Tokens of analysis that a text is given room for when it begins; one that says more takes room as it grows.
+pub const ANALYSIS_TOKENS_EXPECTED: usize = 256;
+/// Rows of logits over the whole vocabulary computed at once.
+pub const LOGITS_ROWS_MAX: usize = 64;
+/// Tokens of one label; a label of [`POLICY_LABEL_BYTES_MAX`] has no more.
+pub const LABEL_TOKENS_MAX: usize = POLICY_LABEL_BYTES_MAX;
 /// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
 pub const PREFILL_TOKENS: usize = 512;
 

@@ -1,21 +1,37 @@
-//! The model's thread: prompts as token ids in, replies out, one after another.
+//! The model's thread: prompts as token ids in, replies out, many at a time.
 //!
-//! Owns the model and the keys and values of the policies asked lately. A policy's prefix is computed once; each text
-//! starts from a copy of it. A reply depends on its own prompt alone: nothing of another text is ever in its sequence,
-//! and a prefix from the cache is the prefix computed anew. It notices a caller who has gone between two goes of the
-//! model. It knows ids and labels; it knows nothing of async.
+//! Owns the model, the rows in flight and the keys and values of the policies asked lately. Each turn it takes what has
+//! arrived, drops the rows whose callers have left, and has the model read one step for all that run, as [`schedule`]
+//! says; so a caller who leaves costs no more than the step that was under way. A reply depends on its own prompt alone.
+//! It knows ids and labels; it knows nothing of async, and not what is best read next.
+//!
+//! Where a step fails, what it read is lost and its rows are read again from the beginning, one at a time until the
+//! place is passed: a row that fails alone is the culprit and gets the error, the others never know. A policy's prefix
+//! that fails alone takes the rows that run on it along. There is no telling that the model itself is broken: then
+//! every row fails alone, each with its own error.
+//!
+//! [`schedule`]: super::schedule
+
+mod row;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use super::harmony::Harmony;
-use super::labels::{LabelTrie, most_probable};
-use super::prefixes::Prefixes;
-use super::queue::Queue;
-use super::{Answer, BackendError, PromptPolicy, Reply};
+use super::labels::LabelTrie;
+use super::prefixes::{PrefixKey, Prefixes};
+use super::queue::{Placed, Queue};
+use super::schedule::{Arrival, Limits, Part, PrefixId, RowId, Schedule};
+use super::{BackendError, PromptPolicy, Reply};
 use crate::config::{
-    ANALYSIS_TOKENS_MAX, POLICY_TOKENS_MAX, PREFILL_TOKENS, PREFIX_CACHE_BYTES_MAX,
+    ADMISSION_WINDOW, ANALYSIS_TOKENS_EXPECTED, BACKFILL_SHARE, LOGITS_ROWS_MAX,
+    PREFIX_CACHE_BYTES_MAX, RUNNING_KV_BYTES_MAX, RUNNING_TEXTS_KEPT, RUNNING_TEXTS_MAX,
+    STEP_TOKENS_MAX,
 };
-use crate::model::{GptOss, KvCache, ModelError};
-use candle_core::Tensor;
-use safeguard_udfs::Effort;
+use crate::model::{GptOss, KvCache, ModelError, Piece};
+use row::{Forced, Row, Stage};
+use safeguard_udfs::{Effort, Lane};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
@@ -25,8 +41,12 @@ use tokio::sync::oneshot;
 pub(super) struct Job {
     pub(super) policy: Arc<PromptPolicy>,
     pub(super) effort: Effort,
+    /// Tokens of the policy's prefix.
+    pub(super) prefix_tokens: usize,
     /// The text and the generation prompt.
     pub(super) suffix: Vec<u32>,
+    /// The policy's labels.
+    pub(super) labels: LabelTrie,
     /// Whether an analysis is decoded first.
     pub(super) reason: bool,
     pub(super) reply: oneshot::Sender<Result<Reply, BackendError>>,
@@ -39,219 +59,467 @@ pub(super) struct Work {
     pub(super) prefixes: AtomicU64,
     /// Tokens decoded, also for callers who left.
     pub(super) decoded: AtomicU64,
+    /// Steps that the model was asked for.
+    pub(super) steps: AtomicU64,
+    /// Tokens in them.
+    pub(super) tokens: AtomicU64,
 }
 
 /// The thread's state.
 pub(super) struct Engine {
     model: GptOss,
     harmony: Arc<Harmony>,
+    forced: Forced,
     prefixes: Prefixes<KvCache>,
     work: Arc<Work>,
-    analysis_header: Vec<u32>,
-    final_header: Vec<u32>,
+    schedule: Schedule,
+    /// Waiting and running.
+    rows: HashMap<RowId, Row>,
+    /// The policies of these rows.
+    policies: HashMap<PrefixKey, Policy>,
+    /// The prefixes that running rows stand on or wait for.
+    open: HashMap<PrefixId, Open>,
+    /// Names given.
+    names: u64,
 }
 
-/// A job ends early: the caller has gone, or the model failed.
-enum Stop {
-    Cancelled,
-    Failed(BackendError),
+/// A policy of rows in flight.
+struct Policy {
+    prefix: PrefixId,
+    /// How many.
+    rows: usize,
 }
 
-impl From<ModelError> for Stop {
-    fn from(e: ModelError) -> Self {
-        Stop::Failed(BackendError::Model(e.to_string()))
-    }
+/// A prefix while rows run on it.
+struct Open {
+    key: PrefixKey,
+    /// All of it; empty where it was at hand.
+    ids: Vec<u32>,
+    read: usize,
+    /// What has read `read` of it; gone after a step that failed.
+    cache: Option<KvCache>,
+    ready: bool,
 }
 
-impl From<candle_core::Error> for Stop {
-    fn from(e: candle_core::Error) -> Self {
-        ModelError::from(e).into()
+/// Whose sequence a piece of a step is.
+#[derive(Clone, Copy)]
+enum Owner {
+    Prefix(PrefixId),
+    Row(RowId),
+    /// Of a row, the inner path of this number.
+    Branch(RowId, usize),
+}
+
+/// A sequence in the hands of the model.
+struct Taken {
+    owner: Owner,
+    ids: Vec<u32>,
+    cache: KvCache,
+}
+
+/// What the last token of a sequence left behind, `[hidden]`.
+type Hidden = Vec<f32>;
+
+/// The limits of this program.
+pub(super) fn limits() -> Limits {
+    Limits {
+        step_tokens: STEP_TOKENS_MAX,
+        rows: RUNNING_TEXTS_MAX,
+        kept: RUNNING_TEXTS_KEPT,
+        bytes: RUNNING_KV_BYTES_MAX,
+        window: ADMISSION_WINDOW,
+        share: BACKFILL_SHARE,
     }
 }
 
 impl Engine {
-    pub(super) fn new(model: GptOss, harmony: Arc<Harmony>, work: Arc<Work>) -> Self {
-        let prefixes = Prefixes::new(PREFIX_CACHE_BYTES_MAX);
-        let (analysis_header, final_header) = (harmony.analysis_header(), harmony.final_header());
+    pub(super) fn new(
+        model: GptOss,
+        harmony: Arc<Harmony>,
+        work: Arc<Work>,
+        limits: Limits,
+    ) -> Self {
         Engine {
             model,
+            forced: Forced::new(&harmony),
             harmony,
-            prefixes,
+            prefixes: Prefixes::new(PREFIX_CACHE_BYTES_MAX),
             work,
-            analysis_header,
-            final_header,
+            schedule: Schedule::new(limits),
+            rows: HashMap::new(),
+            policies: HashMap::new(),
+            open: HashMap::new(),
+            names: 0,
         }
     }
 
-    /// Answers what the queue holds until it closes.
+    /// Answers what the queue holds until it closes; what is under way then is dropped.
     pub(super) fn run(mut self, queue: &Queue<Job>) {
-        while let Some(placed) = queue.pop() {
-            let job = placed.work;
-            if job.reply.is_closed() {
-                continue;
-            }
-            let cancelled = || job.reply.is_closed() || queue.is_closed();
-            match self.answer(&job, &cancelled) {
-                Err(Stop::Cancelled) => {}
-                // A caller who leaves at the very end is a cancelled one: there is no one to tell.
-                Ok(reply) => drop(job.reply.send(Ok(reply))),
-                Err(Stop::Failed(e)) => drop(job.reply.send(Err(e))),
-            }
+        while let Some(arrived) = queue.take(self.rows.is_empty()) {
+            self.turn(arrived);
         }
     }
 
-    fn answer(&mut self, job: &Job, cancelled: &dyn Fn() -> bool) -> Result<Reply, Stop> {
-        let labels = job
-            .policy
-            .labels
-            .iter()
-            .map(|label| self.harmony.label(label))
-            .collect();
-        let trie = LabelTrie::new(labels).map_err(|why| Stop::Failed(BackendError::Labels(why)))?;
-        let mut sequence = self.prefix(job, cancelled)?;
-        let tokens_in = (sequence.len() + job.suffix.len()) as u64;
-
-        let mut unread = job.suffix.clone();
-        unread.extend_from_slice(&self.analysis_header);
-        let (mut analysis, mut tokens_out) = (None, 0);
-        if job.reason {
-            let decoded = self.analyse(&mut sequence, &mut unread, cancelled)?;
-            tokens_out = decoded.tokens;
-            analysis = Some(self.harmony.tokenizer().decode(&decoded.analysis));
+    /// Takes in what arrived, lets go of who has left, and reads one step.
+    fn turn(&mut self, arrived: Vec<(Lane, Placed<Job>)>) {
+        for (lane, placed) in arrived {
+            self.arrive(lane, placed);
         }
-        unread.extend_from_slice(&self.final_header);
-        let hidden = self.read(&unread, &mut sequence, cancelled)?;
-        let probabilities = self.score(&trie, &hidden, &sequence)?;
-        let answer = Answer::Label {
-            index: most_probable(&probabilities),
-            probabilities,
-            analysis,
-            reasoned: job.reason,
-        };
-        Ok(Reply {
-            answer,
-            tokens_in,
-            tokens_out,
-        })
+        self.forget(|row| row.job().reply.is_closed());
+        self.admit();
+        let (model, schedule) = (&self.model, &self.schedule);
+        let parts = schedule.step(&|shared, tokens| model.own_bytes(shared, tokens));
+        if !parts.is_empty() {
+            self.step(&parts);
+            self.forget(|row| row.is_answered());
+        }
     }
 
-    /// A sequence that has read the policy's prefix, for one text to go on with.
-    fn prefix(&mut self, job: &Job, cancelled: &dyn Fn() -> bool) -> Result<KvCache, Stop> {
+    fn arrive(&mut self, lane: Lane, placed: Placed<Job>) {
+        let job = &placed.work;
+        let (prefix_tokens, reason) = (job.prefix_tokens, job.reason);
         let key = (Arc::clone(&job.policy.digest), job.effort);
-        if let Some(kept) = self.prefixes.get(&key) {
-            return Ok(kept);
+        self.names += 2;
+        let (name, new_prefix) = (self.names, self.names + 1);
+        let policy = self.policies.entry(key).or_insert(Policy {
+            prefix: new_prefix,
+            rows: 0,
+        });
+        policy.rows += 1;
+        let prefix = policy.prefix;
+        let row = Row::new(placed, prefix, &self.forced);
+        let prompt = row.unread();
+        self.rows.insert(name, row);
+        if self.is_too_long(name, 0) {
+            return;
         }
-        let too_long = |_| {
-            Stop::Failed(BackendError::PolicyTooLong {
-                limit: POLICY_TOKENS_MAX,
-            })
-        };
-        let ids = self
-            .harmony
-            .prefix(&job.policy.text, job.effort)
-            .map_err(too_long)?;
-        let mut sequence = self.model.new_cache();
-        self.read(&ids, &mut sequence, cancelled)?;
-        self.work.prefixes.fetch_add(1, Ordering::Relaxed);
-        let bytes = sequence.bytes();
-        self.prefixes.put(key, sequence.clone(), bytes);
-        Ok(sequence)
+        let decoded = self.forced.budget.min(ANALYSIS_TOKENS_EXPECTED) + self.forced.finish.len();
+        self.schedule.arrive(Arrival {
+            row: name,
+            lane,
+            prefix,
+            prefix_tokens,
+            prompt,
+            expected: if reason { decoded } else { 0 },
+        });
     }
 
-    /// Decodes greedily up to `<|end|>` or the budget. `unread` is what the sequence has yet to read: first the prompt,
-    /// in the end the last decoded token where the budget cut the analysis.
-    fn analyse(
-        &self,
-        sequence: &mut KvCache,
-        unread: &mut Vec<u32>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Decoded, Stop> {
-        let budget = self
-            .harmony
-            .template()
-            .analysis_tokens_max
-            .min(ANALYSIS_TOKENS_MAX);
-        let mut decoded = Decoded {
-            analysis: Vec::new(),
-            tokens: 0,
-        };
-        while decoded.analysis.len() < budget {
-            let hidden = self.read(unread, sequence, cancelled)?;
-            unread.clear();
-            let next = self.next_token(&hidden)?;
-            decoded.tokens += 1;
-            self.work.decoded.fetch_add(1, Ordering::Relaxed);
-            if next == self.harmony.end() {
-                break;
+    /// Lets go of rows, of prefixes that no other row needs, and of the places these held.
+    fn forget(&mut self, is_gone: impl Fn(&Row) -> bool) {
+        let policies = &mut self.policies;
+        self.rows.retain(|_, row| {
+            let gone = is_gone(row) || row.is_answered();
+            let key = (Arc::clone(&row.job().policy.digest), row.job().effort);
+            if let (true, Some(policy)) = (gone, policies.get_mut(&key)) {
+                policy.rows -= 1;
+                if policy.rows == 0 {
+                    policies.remove(&key);
+                }
             }
-            decoded.analysis.push(next);
-            unread.push(next);
+            !gone
+        });
+        let rows = &self.rows;
+        self.schedule.retain(|row| rows.contains_key(&row));
+        self.close();
+    }
+
+    /// Lets go of the prefixes that no running row stands on; those that were read stay among the lately asked.
+    fn close(&mut self) {
+        let (schedule, prefixes) = (&self.schedule, &mut self.prefixes);
+        self.open.retain(|&prefix, open| {
+            let is_open = schedule.is_open(prefix);
+            if let (false, true, Some(cache)) = (is_open, open.ready, open.cache.take()) {
+                let bytes = cache.bytes();
+                prefixes.put(open.key.clone(), cache, bytes);
+            }
+            is_open
+        });
+    }
+
+    fn admit(&mut self) {
+        let model = &self.model;
+        let admitted = self
+            .schedule
+            .admit(&|shared, tokens| model.own_bytes(shared, tokens));
+        for row in admitted.sent_back {
+            if let Some(row) = self.rows.get_mut(&row) {
+                row.restart();
+            }
         }
-        Ok(decoded)
+        self.close();
+        for prefix in admitted.opened {
+            self.open_prefix(prefix);
+        }
+    }
+
+    fn open_prefix(&mut self, prefix: PrefixId) {
+        let first = self.schedule.rows_of(prefix).next();
+        let Some(row) = first.and_then(|row| self.rows.get(&row)) else {
+            return;
+        };
+        let job = row.job();
+        let key = (Arc::clone(&job.policy.digest), job.effort);
+        let kept = self.prefixes.get(&key);
+        let ready = kept.is_some();
+        let ids = match ready {
+            true => Vec::new(),
+            false => self
+                .harmony
+                .prefix(&job.policy.text, job.effort)
+                .expect("bug: a prefix that was measured is too long"),
+        };
+        let open = Open {
+            key,
+            ids,
+            read: 0,
+            cache: kept,
+            ready,
+        };
+        self.open.insert(prefix, open);
+        if ready {
+            self.schedule.prefix_is_ready(prefix);
+        }
+    }
+
+    fn step(&mut self, parts: &[Part]) {
+        let mut taken: Vec<Taken> = Vec::with_capacity(parts.len());
+        for part in parts {
+            self.take(*part, &mut taken);
+        }
+        let tokens: usize = taken.iter().map(|taken| taken.ids.len()).sum();
+        self.work.steps.fetch_add(1, Ordering::Relaxed);
+        self.work.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        let mut pieces: Vec<Piece> = taken
+            .iter_mut()
+            .map(|Taken { ids, cache, .. }| Piece { ids, cache })
+            .collect();
+        match self.model.step(&mut pieces) {
+            Ok(hidden) => {
+                self.schedule.succeeded(parts);
+                self.succeeded(taken, &hidden);
+            }
+            Err(e) => self.failed(parts, &e),
+        }
+    }
+
+    /// The sequences of one part, with the ids to append to them.
+    fn take(&mut self, part: Part, taken: &mut Vec<Taken>) {
+        const UNKNOWN: &str = "bug: a step of a sequence that nobody has";
+        match part {
+            Part::Prefix { prefix, tokens } => {
+                let new_cache = || self.model.new_cache();
+                let open = self.open.get_mut(&prefix).expect(UNKNOWN);
+                taken.push(Taken {
+                    owner: Owner::Prefix(prefix),
+                    ids: open.ids[open.read..open.read + tokens].to_vec(),
+                    cache: open.cache.take().unwrap_or_else(new_cache),
+                });
+            }
+            Part::Row { row: name, tokens } => {
+                let row = self.rows.get_mut(&name).expect(UNKNOWN);
+                let prefix = self.open.get(&row.prefix).and_then(|p| p.cache.as_ref());
+                taken.push(Taken {
+                    owner: Owner::Row(name),
+                    ids: row.next(tokens),
+                    cache: row.take_cache(prefix.expect(UNKNOWN)),
+                });
+            }
+            Part::Branches { row: name, count } => {
+                let row = self.rows.get_mut(&name).expect(UNKNOWN);
+                for (number, ids, cache) in row.branches(count) {
+                    let owner = Owner::Branch(name, number);
+                    taken.push(Taken { owner, ids, cache });
+                }
+            }
+        }
+    }
+
+    /// Puts the sequences back, and asks for logits where one is at the end of what it had.
+    fn succeeded(&mut self, taken: Vec<Taken>, hidden: &[f32]) {
+        let width = self.model.config().hidden_size;
+        let (mut decoding, mut labels, mut branches) = (Vec::new(), Vec::new(), Vec::new());
+        for (Taken { owner, ids, cache }, hidden) in taken.into_iter().zip(hidden.chunks(width)) {
+            match owner {
+                Owner::Prefix(prefix) => self.prefix_read(prefix, ids.len(), cache),
+                Owner::Branch(row, number) => branches.push(((row, number), hidden.to_vec())),
+                Owner::Row(name) => {
+                    let Some(row) = self.rows.get_mut(&name) else {
+                        continue;
+                    };
+                    row.read(ids.len(), cache);
+                    match row.stage {
+                        _ if row.unread() > 0 => {}
+                        Stage::Analysis => decoding.push((name, hidden.to_vec())),
+                        _ => labels.push((name, hidden.to_vec())),
+                    }
+                }
+            }
+        }
+        self.decode(&decoding);
+        self.score(labels);
+        self.branch(&branches);
+    }
+
+    fn prefix_read(&mut self, prefix: PrefixId, tokens: usize, cache: KvCache) {
+        let Some(open) = self.open.get_mut(&prefix) else {
+            return;
+        };
+        open.read += tokens;
+        if open.read == open.ids.len() {
+            open.ready = true;
+            self.work.prefixes.fetch_add(1, Ordering::Relaxed);
+            let bytes = cache.bytes();
+            self.prefixes.put(open.key.clone(), cache.clone(), bytes);
+        }
+        open.cache = Some(cache);
+    }
+
+    /// The next token of each analysis.
+    fn decode(&mut self, rows: &[(RowId, Hidden)]) {
+        for rows in rows.chunks(LOGITS_ROWS_MAX) {
+            let all = logits_of(rows, |hidden| self.model.all_logits(hidden));
+            for ((name, _), logits) in rows.iter().zip(all) {
+                let next = match logits {
+                    Ok(logits) => self.most_probable(&logits),
+                    Err(e) => {
+                        self.fail(*name, &e);
+                        continue;
+                    }
+                };
+                self.work.decoded.fetch_add(1, Ordering::Relaxed);
+                if let Some(row) = self.rows.get_mut(name) {
+                    row.decoded(next, &self.forced);
+                    let unread = row.unread();
+                    if !self.is_too_long(*name, 0) {
+                        self.schedule.read_on(*name, unread);
+                    }
+                }
+            }
+        }
     }
 
     /// The most probable token that an analysis may go on with: an ordinary one, or `<|end|>`.
-    fn next_token(&self, hidden: &Tensor) -> Result<u32, Stop> {
-        let logits: Vec<f32> = self.model.logits(hidden)?.flatten_all()?.to_vec1()?;
+    fn most_probable(&self, logits: &[f32]) -> u32 {
         let (tokenizer, end) = (self.harmony.tokenizer(), self.harmony.end());
         let mut best = (end, f32::NEG_INFINITY);
-        for (id, &logit) in (0u32..).zip(&logits) {
+        for (id, &logit) in (0u32..).zip(logits) {
             if logit > best.1 && (id == end || tokenizer.is_ordinary(id)) {
                 best = (id, logit);
             }
         }
-        Ok(best.0)
+        best.0
     }
 
-    /// Probabilities of the labels behind a sequence whose last token left `hidden`, `[1, hidden]`.
-    fn score(
-        &self,
-        trie: &LabelTrie,
-        hidden: &Tensor,
-        sequence: &KvCache,
-    ) -> Result<Vec<f64>, Stop> {
-        let root: Vec<f32> = self
-            .model
-            .logits_of(hidden, trie.first_tokens())?
-            .flatten_all()?
-            .to_vec1()?;
-        let behind = |path: &[u32]| -> Result<Vec<f32>, Stop> {
-            let mut branch = sequence.clone();
-            let hidden = self.read(path, &mut branch, &|| false)?;
-            Ok(self.model.logits(&hidden)?.flatten_all()?.to_vec1()?)
-        };
-        let not_numbers =
-            || Stop::Failed(BackendError::Model("its logits are not numbers".to_owned()));
-        trie.probabilities(&root, self.harmony.stop_ids(), behind)?
-            .ok_or_else(not_numbers)
-    }
-
-    /// Appends ids to the sequence; what the last one leaves, `[1, hidden]`.
-    fn read(
-        &self,
-        ids: &[u32],
-        sequence: &mut KvCache,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Tensor, Stop> {
-        let mut last = None;
-        for go in ids.chunks(PREFILL_TOKENS) {
-            if cancelled() {
-                return Err(Stop::Cancelled);
+    /// The logits of the labels' first tokens; rows whose labels begin alike are computed together.
+    fn score(&mut self, mut rows: Vec<(RowId, Hidden)>) {
+        while let Some((first, _)) = rows.first() {
+            let Some(row) = self.rows.get(first) else {
+                rows.remove(0);
+                continue;
+            };
+            let tokens = row.job().labels.first_tokens().to_vec();
+            let alike = |name: &RowId| {
+                let row = self.rows.get(name);
+                row.is_some_and(|row| row.job().labels.first_tokens() == tokens)
+            };
+            let (group, others) = rows.into_iter().partition(|(name, _)| alike(name));
+            rows = others;
+            let all = logits_of(&group, |hidden| self.model.some_logits(hidden, &tokens));
+            for ((name, _), logits) in group.iter().zip(all) {
+                match logits {
+                    Ok(logits) => self.scored(*name, &logits),
+                    Err(e) => self.fail(*name, &e),
+                }
             }
-            last = Some(
-                self.model
-                    .forward(go, sequence)?
-                    .narrow(0, go.len() - 1, 1)?,
-            );
         }
-        last.ok_or_else(|| ModelError::NoIds.into())
+    }
+
+    fn scored(&mut self, name: RowId, root: &[f32]) {
+        let Some(row) = self.rows.get_mut(&name) else {
+            return;
+        };
+        let paths = row.scored(root);
+        if paths.is_empty() {
+            row.answer(&self.harmony);
+        } else if !self.is_too_long(name, paths.iter().copied().max().unwrap_or(0)) {
+            self.schedule.branch(name, paths);
+        }
+    }
+
+    /// What the labels have behind their branches.
+    fn branch(&mut self, branches: &[((RowId, usize), Hidden)]) {
+        for branches in branches.chunks(LOGITS_ROWS_MAX) {
+            let all = logits_of(branches, |hidden| self.model.all_logits(hidden));
+            for (((name, number), _), logits) in branches.iter().zip(all) {
+                let row = self.rows.get_mut(name);
+                match (logits, row) {
+                    (Err(e), _) => self.fail(*name, &e),
+                    (Ok(logits), Some(row)) => row.branched(*number, &logits, &self.harmony),
+                    (Ok(_), None) => {}
+                }
+            }
+        }
+    }
+
+    /// A step that failed: its sequences are lost.
+    fn failed(&mut self, parts: &[Part], e: &ModelError) {
+        self.schedule.failed(parts);
+        if let [part] = parts {
+            let culprits: Vec<RowId> = match *part {
+                Part::Prefix { prefix, .. } => self.schedule.rows_of(prefix).collect(),
+                Part::Row { row, .. } | Part::Branches { row, .. } => vec![row],
+            };
+            culprits.into_iter().for_each(|row| self.fail(row, e));
+            return;
+        }
+        for part in parts {
+            match part {
+                Part::Prefix { prefix, .. } => {
+                    if let Some(open) = self.open.get_mut(prefix) {
+                        (open.read, open.cache) = (0, None);
+                    }
+                }
+                Part::Row { row, .. } | Part::Branches { row, .. } => {
+                    if let Some(row) = self.rows.get_mut(row) {
+                        row.restart();
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, row: RowId, e: &ModelError) {
+        if let Some(row) = self.rows.get_mut(&row) {
+            row.reply(Err(BackendError::Model(e.to_string())));
+        }
+    }
+
+    /// Whether the model has no positions for what a row has yet to read, and `more` behind it; then the row has failed.
+    fn is_too_long(&mut self, name: RowId, more: usize) -> bool {
+        let limit = self.model.config().max_position_embeddings;
+        let len = self.rows.get(&name).map_or(0, Row::len) + more;
+        if len > limit {
+            self.fail(name, &ModelError::TooLong { len, limit });
+        }
+        len > limit
     }
 }
 
-/// An analysis.
-struct Decoded {
-    /// Without its end.
-    analysis: Vec<u32>,
-    /// With it.
-    tokens: u64,
+/// The logits of each row: of all at once, or one by one where that fails.
+fn logits_of<T>(
+    rows: &[(T, Hidden)],
+    logits: impl Fn(&[f32]) -> Result<Vec<f32>, ModelError>,
+) -> Vec<Result<Vec<f32>, ModelError>> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let hidden: Vec<&[f32]> = rows.iter().map(|(_, hidden)| hidden.as_slice()).collect();
+    match logits(&hidden.concat()) {
+        Ok(all) => {
+            let width = all.len() / rows.len();
+            all.chunks(width).map(|row| Ok(row.to_vec())).collect()
+        }
+        Err(e) if rows.len() == 1 => vec![Err(e)],
+        Err(_) => hidden.into_iter().map(logits).collect(),
+    }
 }

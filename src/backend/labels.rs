@@ -1,7 +1,7 @@
 //! A policy's labels as a trie of tokens, read from logits.
 //!
-//! Takes the labels' token ids, then logits where the answer begins and behind each of the trie's inner nodes; gives one
-//! probability for each label. It knows numbers only: no tensors, no text.
+//! Takes the labels' token ids, then logits where the answer begins and behind each of the trie's inner nodes, one after
+//! another; gives one probability for each label. It knows numbers only: no tensors, no text.
 //!
 //! A label's log-probability is the sum along its path: at the root the plain logit (what all logits share there cancels
 //! out), behind it the log-softmax over the whole vocabulary. A label that begins another also pays for stopping, for
@@ -55,48 +55,55 @@ impl LabelTrie {
         &self.first
     }
 
-    /// Each label's probability, in order; they sum to 1. `root` has one logit for each of [`Self::first_tokens`];
-    /// `behind` gives the logits of the whole vocabulary behind a path of tokens. `stops` end an answer. Fails, beside
-    /// what `behind` fails with, with `None` where the logits are no numbers.
-    pub(super) fn probabilities<E>(
-        &self,
-        root: &[f32],
-        stops: &[u32],
-        mut behind: impl FnMut(&[u32]) -> Result<Vec<f32>, E>,
-    ) -> Result<Option<Vec<f64>>, E> {
-        let mut scores: Vec<f64> = Vec::with_capacity(self.labels.len());
-        for label in &self.labels {
+    /// The paths behind which logits of the whole vocabulary are wanted, in the order that [`Self::branch`] takes them.
+    pub(super) fn inner(&self) -> &[Vec<u32>] {
+        &self.inner
+    }
+
+    /// Tokens of the longest label.
+    pub(super) fn depth(&self) -> usize {
+        self.labels.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// What each label has at the root: `root` has one logit for each of [`Self::first_tokens`].
+    pub(super) fn root(&self, root: &[f32]) -> Vec<f64> {
+        let score = |label: &Vec<u32>| {
             let place = self
                 .first
                 .iter()
                 .position(|token| Some(token) == label.first());
-            scores.push(
-                place
-                    .and_then(|place| root.get(place))
-                    .map_or(f64::NAN, |&logit| f64::from(logit)),
-            );
-        }
-        for path in &self.inner {
-            let logits = behind(path)?;
-            let all = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
-            let logit = |token: &u32| {
-                logits
-                    .get(*token as usize)
-                    .map_or(f64::NAN, |&logit| f64::from(logit))
-            };
-            for (label, score) in self.labels.iter().zip(&mut scores) {
-                if label == path {
-                    *score += log_sum_exp(stops.iter().map(logit)) - all;
-                } else if let Some([next, ..]) = label.strip_prefix(path.as_slice()) {
-                    *score += logit(next) - all;
-                }
+            place
+                .and_then(|place| root.get(place))
+                .map_or(f64::NAN, |&logit| f64::from(logit))
+        };
+        self.labels.iter().map(score).collect()
+    }
+
+    /// Adds what the labels have behind the inner path of this number: `logits` of the whole vocabulary there. `stops`
+    /// end an answer. All paths are to be added, in order.
+    pub(super) fn branch(&self, scores: &mut [f64], number: usize, logits: &[f32], stops: &[u32]) {
+        let path = &self.inner[number];
+        let all = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
+        let logit = |token: &u32| {
+            logits
+                .get(*token as usize)
+                .map_or(f64::NAN, |&logit| f64::from(logit))
+        };
+        for (label, score) in self.labels.iter().zip(scores) {
+            if label == path {
+                *score += log_sum_exp(stops.iter().map(logit)) - all;
+            } else if let Some([next, ..]) = label.strip_prefix(path.as_slice()) {
+                *score += logit(next) - all;
             }
         }
-        let all = log_sum_exp(scores.iter().copied());
-        Ok(all
-            .is_finite()
-            .then(|| scores.iter().map(|score| (score - all).exp()).collect()))
     }
+}
+
+/// Each label's probability, in order; they sum to 1. `None` where the logits were no numbers.
+pub(super) fn shares(scores: &[f64]) -> Option<Vec<f64>> {
+    let all = log_sum_exp(scores.iter().copied());
+    all.is_finite()
+        .then(|| scores.iter().map(|score| (score - all).exp()).collect())
 }
 
 /// The first of the largest.
@@ -153,15 +160,11 @@ mod tests {
             .iter()
             .map(|&token| all[token as usize])
             .collect();
-        let mut asked = Vec::new();
-        let behind = |path: &[u32]| {
-            asked.push(path.to_vec());
-            Ok::<_, ()>(logits(path))
-        };
-        (
-            trie.probabilities(&root, &[STOP], behind).unwrap().unwrap(),
-            asked,
-        )
+        let mut scores = trie.root(&root);
+        for (number, path) in trie.inner().iter().enumerate() {
+            trie.branch(&mut scores, number, &logits(path), &[STOP]);
+        }
+        (shares(&scores).unwrap(), trie.inner().to_vec())
     }
 
     /// The same from the definition: products of full softmaxes, then shares.
@@ -229,28 +232,22 @@ mod tests {
 
     #[test]
     fn what_is_no_number_has_no_probability() {
-        let trie = trie(&[&[1], &[2]]);
-        let none = |_: &[u32]| Ok::<_, ()>(Vec::new());
+        let two = trie(&[&[1], &[2]]);
         for root in [
-            [f32::NAN, 1.0],
-            [1.0, f32::NAN],
-            [f32::INFINITY, 1.0],
-            [f32::NEG_INFINITY; 2],
+            &[f32::NAN, 1.0][..],
+            &[1.0, f32::NAN],
+            &[f32::INFINITY, 1.0],
+            &[f32::NEG_INFINITY; 2],
+            &[1.0],
         ] {
-            assert_eq!(
-                trie.probabilities(&root, &[STOP], none),
-                Ok(None),
-                "{root:?}"
-            );
+            assert_eq!(shares(&two.root(root)), None, "{root:?}");
         }
-        let certain = trie
-            .probabilities(&[f32::NEG_INFINITY, 1.0], &[STOP], none)
-            .unwrap();
+        let certain = shares(&two.root(&[f32::NEG_INFINITY, 1.0]));
         assert_eq!(certain, Some(vec![0.0, 1.0]));
-        assert_eq!(
-            self::trie(&[&[1, 2]]).probabilities(&[0.0], &[STOP], |_| Err("gone")),
-            Err("gone")
-        );
+        let long = trie(&[&[1, 2]]);
+        let mut scores = long.root(&[0.0]);
+        long.branch(&mut scores, 0, &[f32::NAN; 10], &[STOP]);
+        assert_eq!(shares(&scores), None);
     }
 
     #[test]

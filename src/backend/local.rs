@@ -1,21 +1,22 @@
 //! A model in this process.
 //!
-//! Takes a model folder, or the model embedded in this program; gives a [`Backend`]. Texts are tokenised by whoever asks,
-//! and one that is too long never reaches the model. One thread of its own runs the model, so that no async worker ever
-//! waits for arithmetic; it ends, and is waited for, when the backend is dropped.
+//! Takes a model folder, or the model embedded in this program; gives a [`Backend`]. Texts, policies and labels are
+//! tokenised by whoever asks, and what is too long never reaches the model. One thread of its own runs the model for all
+//! who ask, so that no async worker ever waits for arithmetic; it ends, and is waited for, when the backend is dropped.
 
-use super::engine::{Engine, Job, Work};
+use super::engine::{Engine, Job, Work, limits};
 use super::harmony::{Harmony, Template};
+use super::labels::LabelTrie;
 use super::prefixes::PrefixKey;
 use super::queue::Queue;
-use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply, nano};
-use crate::config::{IN_FLIGHT_TEXTS_MAX, PREFIX_LENGTHS_MAX};
+use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, PromptPolicy, Reply, nano};
+use crate::config::{IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX, PREFIX_LENGTHS_MAX};
 use crate::model::GptOss;
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use safeguard_udfs::Mode;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -42,6 +43,10 @@ pub struct WorkDone {
     pub prefixes: u64,
     /// Tokens decoded, also for callers who left.
     pub decoded: u64,
+    /// Steps, each over many texts.
+    pub steps: u64,
+    /// Tokens read in them: of policies, texts, headers, analyses and labels.
+    pub tokens: u64,
 }
 
 impl Local {
@@ -108,7 +113,7 @@ impl Local {
             Arc::new(Queue::new(IN_FLIGHT_TEXTS_MAX)),
             Arc::new(Work::default()),
         );
-        let engine = Engine::new(model, Arc::clone(&harmony), Arc::clone(&work));
+        let engine = Engine::new(model, Arc::clone(&harmony), Arc::clone(&work), limits());
         let closing = CloseOnDrop(Arc::clone(&queue));
         let thread = std::thread::Builder::new()
             .name("safeguard-model".to_owned())
@@ -127,9 +132,18 @@ impl Local {
 
     /// What the model has done since it was opened.
     pub fn work_done(&self) -> WorkDone {
+        let Work {
+            prefixes,
+            decoded,
+            steps,
+            tokens,
+        } = &*self.work;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         WorkDone {
-            prefixes: self.work.prefixes.load(Ordering::Relaxed),
-            decoded: self.work.decoded.load(Ordering::Relaxed),
+            prefixes: count(prefixes),
+            decoded: count(decoded),
+            steps: count(steps),
+            tokens: count(tokens),
         }
     }
 
@@ -155,6 +169,17 @@ impl Local {
         }
         lengths.insert(key, length);
         length
+    }
+
+    /// The policy's labels as the model reads them.
+    fn labels(&self, policy: &PromptPolicy) -> Result<LabelTrie, BackendError> {
+        let labels = policy.labels.iter().map(|label| self.harmony.label(label));
+        let trie = LabelTrie::new(labels.collect()).map_err(BackendError::Labels)?;
+        if trie.depth() > LABEL_TOKENS_MAX {
+            let why = format!("one has more than {LABEL_TOKENS_MAX} tokens");
+            return Err(BackendError::Labels(why));
+        }
+        Ok(trie)
     }
 
     fn stopped(&self) -> BackendError {
@@ -196,6 +221,12 @@ impl Backend for Local {
                 });
             }
         };
+        let labels = self.labels(&prompt.policy)?;
+        let prefix_tokens = self
+            .prefix_length(&prompt)
+            .ok_or(BackendError::PolicyTooLong {
+                limit: POLICY_TOKENS_MAX,
+            })?;
         // Without a calibration, auto reasons.
         let reason = matches!(prompt.mode, Mode::Auto | Mode::Reason);
         let (reply, answer) = oneshot::channel();
@@ -208,7 +239,9 @@ impl Backend for Local {
         let job = Job {
             policy,
             effort,
+            prefix_tokens,
             suffix,
+            labels,
             reason,
             reply,
         };
@@ -233,7 +266,6 @@ impl Drop for Local {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::PromptPolicy;
     use super::*;
     use futures::executor::block_on;
     use safeguard_udfs::{Effort, Lane};
@@ -304,13 +336,8 @@ mod tests {
                 nano.tokens(&prompt(&policy, text, Mode::Score))
             );
         }
-        assert_eq!(
-            nano.work_done(),
-            WorkDone {
-                prefixes: 1,
-                decoded: 2 * reason.tokens_out
-            }
-        );
+        let work = nano.work_done();
+        assert_eq!((work.prefixes, work.decoded), (1, 2 * reason.tokens_out));
     }
 
     #[test]
@@ -444,7 +471,9 @@ mod tests {
             nano.work_done(),
             WorkDone {
                 prefixes: 0,
-                decoded: 0
+                decoded: 0,
+                steps: 0,
+                tokens: 0
             }
         );
     }

@@ -12,6 +12,7 @@ pub mod local;
 mod nano;
 mod prefixes;
 mod queue;
+mod schedule;
 
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::fmt::Debug;

@@ -1,8 +1,8 @@
 //! What waits for the model's thread: two lanes, bounded, closed from either end.
 //!
-//! Takes work from async callers, gives it to one blocking thread, the interactive lane first. Each lane holds a fixed
-//! number of pieces of work, waiting or running; a caller beyond that waits for a place. When the queue closes, what
-//! still waits is dropped. It knows nothing of prompts.
+//! Takes work from async callers, gives all of it at once to one thread, which waits for it only when it wants to. Each
+//! lane holds a fixed number of pieces of work, waiting or running; a caller beyond that waits for a place. When the
+//! queue closes, what still waits is dropped. It knows nothing of prompts, nor which lane goes first.
 
 use safeguard_udfs::Lane;
 use std::collections::VecDeque;
@@ -78,24 +78,27 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next piece of work, oldest first, the interactive lane first; waits for one. `None` once closed.
-    pub(super) fn pop(&self) -> Option<Placed<T>> {
+    /// All work that waits, each lane oldest first; none where none waits, unless it is to `wait` for some. `None` once
+    /// closed.
+    pub(super) fn take(&self, wait: bool) -> Option<Vec<(Lane, Placed<T>)>> {
         let mut state = self.state();
-        loop {
-            if state.closed {
-                return None;
-            }
-            if let Some(next) = state.interactive.pop_front() {
-                return Some(next);
-            }
-            if let Some(next) = state.backfill.pop_front() {
-                return Some(next);
-            }
+        while wait && !state.closed && state.interactive.is_empty() && state.backfill.is_empty() {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        if state.closed {
+            return None;
+        }
+        let interactive = std::mem::take(&mut state.interactive).into_iter();
+        let backfill = std::mem::take(&mut state.backfill).into_iter();
+        let interactive = interactive.map(|placed| (Lane::Interactive, placed));
+        Some(
+            interactive
+                .chain(backfill.map(|placed| (Lane::Backfill, placed)))
+                .collect(),
+        )
     }
 
     /// Takes no more work and drops what waits.
@@ -113,11 +116,6 @@ impl<T> Queue<T> {
         self.changed.notify_all();
     }
 
-    /// Whether it takes no more work.
-    pub(super) fn is_closed(&self) -> bool {
-        self.state().closed
-    }
-
     fn state(&self) -> MutexGuard<'_, State<T>> {
         // Every change of the state is one push, pop or take: a panic elsewhere cannot leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,7 +129,7 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn interactive_work_goes_first_and_lanes_keep_their_order() {
+    fn work_is_taken_at_once_and_lanes_keep_their_order() {
         let queue = Queue::new(8);
         for (lane, work) in [
             (Lane::Backfill, 1),
@@ -141,11 +139,22 @@ mod tests {
         ] {
             assert_eq!(queue.push(lane, work).now_or_never(), Some(Ok(())));
         }
-        let order: Vec<i32> = (0..4)
-            .filter_map(|_| queue.pop())
-            .map(|next| next.work)
-            .collect();
-        assert_eq!(order, [2, 4, 1, 3]);
+        let taken = |wait| {
+            let all = queue.take(wait).unwrap().into_iter();
+            all.map(|(lane, placed)| (lane, placed.work)).collect()
+        };
+        let (interactive, backfill) = (Lane::Interactive, Lane::Backfill);
+        let all: Vec<(Lane, i32)> = taken(true);
+        assert_eq!(
+            all,
+            [
+                (interactive, 2),
+                (interactive, 4),
+                (backfill, 1),
+                (backfill, 3)
+            ]
+        );
+        assert_eq!(taken(false), [], "it does not wait");
     }
 
     #[test]
@@ -164,17 +173,12 @@ mod tests {
             Some(Ok(())),
             "the other lane has places"
         );
-        drop(queue.pop());
+        let mut running = queue.take(true).unwrap();
+        running.retain(|(lane, _)| *lane == Lane::Backfill);
         assert_eq!(
             third.as_mut().now_or_never(),
             None,
-            "another lane's place is no place"
-        );
-        let running = queue.pop();
-        assert_eq!(
-            third.as_mut().now_or_never(),
-            None,
-            "running work keeps its place"
+            "another lane's place is no place, and running work keeps its own"
         );
         drop(running);
         assert_eq!(third.as_mut().now_or_never(), Some(Ok(())));
@@ -188,12 +192,13 @@ mod tests {
             Some(Ok(()))
         );
         assert_eq!(queue.push(Lane::Interactive, 2).now_or_never(), None);
-        drop(queue.pop());
+        drop(queue.take(true));
         assert_eq!(
             queue.push(Lane::Interactive, 3).now_or_never(),
             Some(Ok(()))
         );
-        assert_eq!(queue.pop().map(|next| next.work), Some(3));
+        let last = queue.take(true).unwrap();
+        assert_eq!(last.iter().map(|(_, placed)| placed.work).sum::<i32>(), 3);
     }
 
     #[test]
@@ -210,12 +215,12 @@ mod tests {
         assert_eq!(waiting.as_mut().now_or_never(), Some(Err(Closed)));
         drop(waiting);
         assert!(gone.recv().is_err(), "all work was dropped");
-        assert!(queue.pop().is_none() && queue.is_closed());
+        assert!(queue.take(false).is_none() && queue.take(true).is_none());
 
         let queue = Arc::new(Queue::<()>::new(1));
         let blocked = std::thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.pop().is_none()
+            move || queue.take(true).is_none()
         });
         queue.close();
         assert!(blocked.join().unwrap());
