@@ -128,6 +128,7 @@ pub(super) fn limits() -> Limits {
         kept: RUNNING_TEXTS_KEPT,
         bytes: RUNNING_KV_BYTES_MAX,
         window: ADMISSION_WINDOW,
+        expected: ANALYSIS_TOKENS_EXPECTED,
         share: BACKFILL_SHARE,
     }
 }
@@ -193,14 +194,14 @@ impl Engine {
         if self.is_too_long(name, 0) {
             return;
         }
-        let decoded = self.forced.budget.min(ANALYSIS_TOKENS_EXPECTED) + self.forced.finish.len();
+        let answer = self.forced.budget + self.forced.finish.len();
         self.schedule.arrive(Arrival {
             row: name,
             lane,
             prefix,
             prefix_tokens,
             prompt,
-            expected: if reason { decoded } else { 0 },
+            expected: if reason { answer } else { 0 },
         });
     }
 
@@ -228,7 +229,10 @@ impl Engine {
         let (schedule, prefixes) = (&self.schedule, &mut self.prefixes);
         self.open.retain(|&prefix, open| {
             let is_open = schedule.is_open(prefix);
-            if let (false, true, Some(cache)) = (is_open, open.ready, open.cache.take()) {
+            if !is_open
+                && open.ready
+                && let Some(cache) = open.cache.take()
+            {
                 let bytes = cache.bytes();
                 prefixes.put(open.key.clone(), cache, bytes);
             }

@@ -45,6 +45,8 @@ pub(super) struct Limits {
     pub(super) bytes: usize,
     /// Waiting rows of a lane that are sorted together.
     pub(super) window: usize,
+    /// Tokens behind its prompt that a row is given room for when it begins, at most; later it grows.
+    pub(super) expected: usize,
     /// One in this many is the backfill lane's, of admissions and of the prompts' tokens; at least 2.
     pub(super) share: usize,
 }
@@ -59,7 +61,7 @@ pub(super) struct Arrival {
     pub(super) prefix_tokens: usize,
     /// Tokens to read behind the prefix; at least 1.
     pub(super) prompt: usize,
-    /// Tokens that will probably follow.
+    /// Tokens that may follow.
     pub(super) expected: usize,
 }
 
@@ -215,7 +217,12 @@ impl Schedule {
 
     /// A row to be run; it waits until it is admitted.
     pub(super) fn arrive(&mut self, arrival: Arrival) {
-        self.waiting(arrival.lane).push(Row::new(arrival));
+        let expected = arrival.expected.min(self.limits.expected);
+        let row = Row::new(Arrival {
+            expected,
+            ..arrival
+        });
+        self.waiting(arrival.lane).push(row);
     }
 
     /// Drops all rows that are not to be kept, wherever they are.

@@ -255,7 +255,7 @@ impl Schedule {
         }
     }
 
-    fn is_alone(&self, parts: &[Part]) -> bool {
+    pub(super) fn is_alone(&self, parts: &[Part]) -> bool {
         let [part] = parts else { return false };
         self.running.iter().any(|row| match *part {
             Part::Prefix { prefix, .. } => row.prefix == prefix && self.prefix_of(row).suspect,
