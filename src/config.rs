@@ -80,6 +80,13 @@ pub const PREFILL_TOKENS: usize = 512;
 /// Attention scores (f32) held at once; queries are taken in groups that stay below it.
 pub const ATTENTION_SCORES_MAX: usize = 1 << 22;
 
+/// Bytes of tensors in one weight file that is written here; a larger model is cut into several.
+pub const SHARD_BYTES_MAX: u64 = 5_000_000_000;
+/// Bytes of random weights that a thread makes and writes at once.
+pub const SYNTHESIS_CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes that writing a model leaves free on its disk.
+pub const DISK_SPARE_BYTES: u64 = 1 << 30;
+
 /// Rows whose widths the command line looks at before it draws a table; further rows are drawn with the same widths.
 pub const TABLE_ROWS_MAX: usize = 10_000;
 /// Bytes of cells held for the same purpose.

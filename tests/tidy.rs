@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 10] = [
+const FLOORS: [(&str, u32); 11] = [
     ("config", 1),
     ("policy", 2),
     ("model", 2),
     ("store", 2),
     ("backend", 3),
     ("classify", 4),
+    ("models", 4),
     ("error", 5),
     ("engine", 6),
     ("cli", 8),

@@ -17,6 +17,11 @@ use safeguard_udfs::{Effort, Lane, Mode};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+/// The `tokenizer.json` of safeguard-nano, for models of its vocabulary.
+pub fn nano_tokenizer() -> &'static [u8] {
+    nano::TOKENIZER
+}
+
 /// Runs prompts. Implementations are shared by all statements and sessions.
 #[async_trait::async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {

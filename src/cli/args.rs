@@ -113,6 +113,35 @@ pub(super) enum Model {
         #[arg(long, value_name = "N")]
         last: Option<usize>,
     },
+    /// Write a model of random weights in the released layout, for benches
+    ///
+    /// It runs as a released model of its shape does, and its verdicts mean nothing.
+    Synthesize {
+        /// The released model whose shapes it has
+        #[arg(long, value_enum, value_name = "MODEL")]
+        like: Like,
+        /// Fewer or more layers than that model
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+        layers: Option<u16>,
+        /// Another seed gives other numbers
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        seed: u64,
+        /// The folder to write; missing or empty
+        dir: PathBuf,
+    },
+}
+
+/// Which released model a random one is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Like {
+    /// gpt-oss-safeguard-20b, 13.8 GB
+    #[value(name = "20b")]
+    B20,
+    /// gpt-oss-safeguard-120b, 65.2 GB
+    #[value(name = "120b")]
+    B120,
+    /// safeguard-nano, 6.3 MB
+    Nano,
 }
 
 impl Args {
@@ -198,6 +227,9 @@ mod tests {
             ("safeguard policy lint", 2),
             ("safeguard model logits dir", 2),
             ("safeguard model logits dir --ids f --last x", 2),
+            ("safeguard model synthesize d", 2),
+            ("safeguard model synthesize --like 7b d", 2),
+            ("safeguard model synthesize --like 20b --layers 0 d", 2),
             ("safeguard --version", 0),
             ("safeguard sql --help", 0),
         ];

@@ -7,6 +7,7 @@
 
 mod args;
 mod interrupt;
+mod models;
 mod output;
 mod progress;
 mod prompt;
@@ -47,7 +48,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Sql(args) => sql(args).await,
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
-        Command::Model(args::Model::Logits { dir, ids, last }) => logits(&dir, &ids, last),
+        Command::Model(command) => models::run(command),
     }
 }
 

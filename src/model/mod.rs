@@ -15,6 +15,7 @@ mod error;
 mod experts;
 mod gpt_oss;
 mod kv_cache;
+pub mod layout;
 mod linear;
 mod mxfp4;
 mod rope;
