@@ -41,17 +41,20 @@ const TOP: [&str; 15] = [
 ];
 
 /// Words and the only places under `src` that may hold them.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
     (
         "<|start|>",
         &[
             "backend/harmony.rs",
             "backend/harmony/",
             "model/tokenizer.rs",
+            // Which control tokens a tokenizer must have, and a text that spells them.
+            "models/verify.rs",
         ],
     ),
     ("rusqlite::", &["store/"]),
     ("pgwire::", &["server/"]),
+    ("ureq::", &["models/"]),
     ("candle_core::", &["model/", "backend/"]),
     (
         "tokio::",

@@ -17,8 +17,10 @@ mod gpt_oss;
 mod kv_cache;
 pub mod layout;
 mod linear;
+pub mod memory;
 mod mxfp4;
 mod rope;
+pub mod scan;
 pub mod tokenizer;
 mod weights;
 

@@ -75,7 +75,11 @@ pub fn synthesize(
     }
     if order.shape == Shape::Nano {
         // The others have the vocabulary that is compiled into this program.
-        write(dir, "tokenizer.json", crate::backend::nano_tokenizer())?;
+        write(
+            dir,
+            "tokenizer.json",
+            crate::backend::nano_files().tokenizer,
+        )?;
     }
     write(dir, "config.json", &order.shape.config_json(order.layers))?;
     Ok(total)
