@@ -78,13 +78,8 @@ pub const IN_FLIGHT_TEXTS_MAX: usize = 1_024;
 pub const PREFIX_CACHE_BYTES_MAX: usize = 1 << 30;
 /// Policies whose length in tokens a local model remembers for estimates.
 pub const PREFIX_LENGTHS_MAX: usize = 1_024;
-/// A model whose weights are no larger than this as f32 is dequantised once, when it is loaded; the experts of a larger
-/// one stay packed and are dequantised at each use.
-pub const MODEL_RESIDENT_BYTES_MAX: usize = 1 << 30;
 /// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
 pub const PREFILL_TOKENS: usize = 512;
-/// Attention scores (f32) held at once; queries are taken in groups that stay below it.
-pub const ATTENTION_SCORES_MAX: usize = 1 << 22;
 
 /// Bytes that a running model uses beside its weights, keys and values.
 pub const MODEL_WORKING_BYTES: u64 = 512 << 20;

@@ -23,6 +23,15 @@ pub enum DownBias {
     AfterWeight,
 }
 
+/// What the experts' activations are rounded to before they meet the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing: f32 throughout. Slow; what parity is measured with.
+    Exact,
+    /// Eight bits, each 32 with a scale of their own.
+    Int8,
+}
+
 /// The architecture's own constants. [`Default`] is gpt-oss; anything else is a mistake made on purpose, in a test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arithmetic {

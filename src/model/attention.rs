@@ -1,200 +1,231 @@
-//! Attention with sinks over a cache.
+//! Attention with sinks over the caches of a batch.
 //!
-//! Takes normed rows of the residual stream and the layer's cache, writes their keys and values to it and gives what
-//! is added back to the stream. A head's sink takes part in the softmax and has no value: it absorbs weight. Several
-//! query heads share a key head. Scores are held for a bounded group of queries at a time, and sums go block by block,
-//! so that neither memory nor result depends on how a long sequence was cut.
+//! Takes normed rows of the residual stream, one sequence after another, and each sequence's cache; writes their keys and
+//! values there and gives what is added back to the stream. Several query heads share a key head. What sequences share
+//! (blocks of a policy's prefix) is attended to by all of them at once, then each goes on with its own blocks; as
+//! blocks begin at the same positions everywhere, no bit depends on who shares what.
 
-use super::kv_cache::{BLOCK, LayerCache};
+use super::batch::Span;
+use super::kv_cache::{HeadBlocks, KvCache, LayerCache};
 use super::linear::Linear;
 use super::rope::Turns;
 use super::weights::Weights;
 use super::{Config, ModelError};
-use crate::config::ATTENTION_SCORES_MAX;
-use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use safeguard_kernels::Isa;
+use safeguard_kernels::attention::Queries;
+use safeguard_kernels::pointwise;
 use std::ops::Range;
-
-/// Queries taken together at most: more would only score keys that most of them do not see.
-const QUERIES_MAX: usize = BLOCK;
 
 /// One layer's attention.
 #[derive(Debug)]
 pub struct Attention {
+    /// Its number.
+    layer: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// Queries, keys and values in one product.
-    qkv: Linear,
+    q: Linear,
+    k: Linear,
+    v: Linear,
     out: Linear,
     /// One for each query head; not scaled.
     sinks: Vec<f32>,
 }
 
+/// Rows of the residual stream, one span of them for each sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// `[n, hidden]`, normed.
+    pub x: &'a [f32],
+    /// In order and without gaps.
+    pub spans: &'a [Span],
+    /// Of every row's position.
+    pub turns: &'a Turns,
+}
+
 impl Attention {
-    /// From the tensors below `prefix` (`model.layers.N.self_attn`).
-    pub fn load(config: &Config, weights: &Weights, prefix: &str) -> Result<Attention, ModelError> {
+    /// From the tensors below `prefix` (`model.layers.N.self_attn`) of layer N.
+    pub fn load(
+        config: &Config,
+        weights: &Weights,
+        prefix: &str,
+        layer: usize,
+    ) -> Result<Attention, ModelError> {
         let (heads, kv_heads, head_dim) = (
             config.num_attention_heads,
             config.num_key_value_heads,
             config.head_dim,
         );
-        let names = ["q_proj", "k_proj", "v_proj"].map(|name| format!("{prefix}.{name}"));
-        let outs = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
-        let out = [format!("{prefix}.o_proj")];
+        let hidden = config.hidden_size;
+        let linear = |name: &str, out: usize, inputs: usize| {
+            Linear::load(weights, &format!("{prefix}.{name}_proj"), out, inputs)
+        };
         Ok(Attention {
+            layer,
             heads,
             kv_heads,
             head_dim,
-            qkv: Linear::load(weights, &names, &outs, config.hidden_size)?,
-            out: Linear::load(weights, &out, &[config.hidden_size], heads * head_dim)?,
+            q: linear("q", heads * head_dim, hidden)?,
+            k: linear("k", kv_heads * head_dim, hidden)?,
+            v: linear("v", kv_heads * head_dim, hidden)?,
+            out: linear("o", hidden, heads * head_dim)?,
             sinks: weights.widened(&weights.bf16(&format!("{prefix}.sinks"), &[heads])?),
         })
     }
 
-    /// `x` `[n, hidden]` at positions `from..from + n`, whose turns are `turns`; what to add to the stream.
-    pub fn apply(
-        &self,
-        x: &[f32],
-        from: usize,
-        turns: &Turns,
-        cache: &mut LayerCache,
-    ) -> Result<Vec<f32>, ModelError> {
-        let qkv = self.qkv.apply(x)?;
-        let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let n = qkv.len() / (q_width + 2 * kv_width);
-        let (mut q, mut k) = (
-            Vec::with_capacity(n * q_width),
-            Vec::with_capacity(n * kv_width),
-        );
-        let mut v = Vec::with_capacity(n * kv_width);
-        for (row, x) in qkv.chunks_exact(q_width + 2 * kv_width).enumerate() {
-            let (x_q, x_kv) = x.split_at(q_width);
-            q.extend_from_slice(x_q);
-            k.extend_from_slice(&x_kv[..kv_width]);
-            v.extend_from_slice(&x_kv[kv_width..]);
-            let heads = q[row * q_width..].chunks_exact_mut(self.head_dim);
-            for head in heads.chain(k[row * kv_width..].chunks_exact_mut(self.head_dim)) {
-                turns.apply(row, head);
-            }
+    /// Writes keys and values of `rows` to the caches, one for each span.
+    pub fn remember(&self, isa: Isa, weights: &Weights, rows: Rows, caches: &mut [&mut KvCache]) {
+        let width = self.kv_heads * self.head_dim;
+        let mut keys = self.k.apply(isa, weights, rows.x);
+        let values = self.v.apply(isa, weights, rows.x);
+        let (cos, sin) = rows.turns.angles();
+        pointwise::turn(isa, &mut keys, width, self.kv_heads, cos, sin);
+        for (span, cache) in rows.spans.iter().zip(caches) {
+            let of = span.rows.start * width..span.rows.end * width;
+            let cache = cache.layer_mut(self.layer);
+            cache.write(span.from, &keys[of.clone()], &values[of]);
         }
-        cache.write(from, &k, &v)?;
-        let mut seen = vec![0.0; n * q_width];
-        let mut done = 0;
-        while done < n {
-            let most = ATTENTION_SCORES_MAX / (self.heads * (from + n));
-            let group = done..n.min(done + most.clamp(1, QUERIES_MAX));
-            let rows = group.start * q_width..group.end * q_width;
-            self.attend(&q[rows.clone()], from + group.start, cache, &mut seen[rows])?;
-            done = group.end;
-        }
-        self.out.apply(&seen)
     }
 
-    /// What the queries `q` `[n, heads, head_dim]` at positions `from..from + n` see, as `out` of the same shape.
-    fn attend(
+    /// What to add to the stream of `rows`, whose keys and values are in the caches.
+    pub fn recollect(
         &self,
-        q: &[f32],
-        from: usize,
-        cache: &LayerCache,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        let n = q.len() / (self.heads * self.head_dim);
-        let shared = self.heads / self.kv_heads;
-        // One row would be added up in another order, see linear.rs.
-        let rows = (shared * n).max(2);
-        let q = self.by_kv_head(q, n, rows)?;
-        let visible = cache.visible(from).start..from + n;
-        let blocks: Vec<_> = cache.blocks(visible).collect();
-        let mut scores = Vec::with_capacity(blocks.len());
-        for (_, block) in &blocks {
-            scores.push(q.matmul(&block.keys)?.flatten_all()?.to_vec1::<f32>()?);
-        }
-        let firsts: Vec<usize> = blocks.iter().map(|(first, _)| *first).collect();
-        for kv_head in 0..self.kv_heads {
-            for row in 0..shared * n {
-                let sink = self.sinks[kv_head * shared + row / n];
-                let visible = cache.visible(from + row % n);
-                self.softmax(
-                    (kv_head * rows + row) * BLOCK,
-                    sink,
-                    visible,
-                    &firsts,
-                    &mut scores,
-                );
-            }
-        }
-        for ((_, block), weights) in blocks.iter().zip(scores) {
-            let weights = Tensor::from_vec(weights, (self.kv_heads, rows, BLOCK), &Device::Cpu)?;
-            let seen: Vec<f32> = weights.matmul(&block.values)?.flatten_all()?.to_vec1()?;
-            for head in 0..self.heads {
-                for row in 0..n {
-                    let at = ((head / shared) * rows + (head % shared) * n + row) * self.head_dim;
-                    let to = (row * self.heads + head) * self.head_dim;
-                    let out = &mut out[to..to + self.head_dim];
-                    out.iter_mut()
-                        .zip(&seen[at..])
-                        .for_each(|(out, seen)| *out += seen);
+        isa: Isa,
+        weights: &Weights,
+        rows: Rows,
+        caches: &[&mut KvCache],
+    ) -> Vec<f32> {
+        let (width, shared) = (self.heads * self.head_dim, self.heads / self.kv_heads);
+        let mut q = self.q.apply(isa, weights, rows.x);
+        let (cos, sin) = rows.turns.angles();
+        pointwise::turn(isa, &mut q, width, self.heads, cos, sin);
+        let n = q.len() / width;
+        let caches: Vec<&LayerCache> = caches.iter().map(|cache| cache.layer(self.layer)).collect();
+        let plan = Plan::new(rows.spans, &caches, shared);
+        let of_head = n * shared * self.head_dim;
+        let mut seen = vec![0.0; self.kv_heads * of_head];
+        seen.par_chunks_exact_mut(of_head)
+            .enumerate()
+            .for_each(|(kv_head, seen)| {
+                // A row's query heads of one key head stand together.
+                let part = kv_head * shared * self.head_dim..(kv_head + 1) * shared * self.head_dim;
+                let mut queries = Vec::with_capacity(of_head);
+                for row in q.chunks_exact(width) {
+                    queries.extend_from_slice(&row[part.clone()]);
                 }
+                let sinks = &self.sinks[kv_head * shared..(kv_head + 1) * shared];
+                plan.run(isa, kv_head, self.head_dim, &queries, sinks, seen);
+            });
+        let mut by_row = vec![0.0; q.len()];
+        let part = shared * self.head_dim;
+        for (kv_head, seen) in seen.chunks_exact(of_head).enumerate() {
+            for (row, seen) in by_row.chunks_exact_mut(width).zip(seen.chunks_exact(part)) {
+                row[kv_head * part..(kv_head + 1) * part].copy_from_slice(seen);
             }
         }
-        Ok(())
+        self.out.apply(isa, weights, &by_row)
     }
+}
 
-    /// Queries `[n, heads, head_dim]` as `[kv_heads, rows, head_dim]`: for each key head its query heads, for each of
-    /// them its positions; zeros where `rows` is more than there are.
-    fn by_kv_head(&self, q: &[f32], n: usize, rows: usize) -> Result<Tensor, ModelError> {
-        let shared = self.heads / self.kv_heads;
-        let mut out = vec![0.0; self.kv_heads * rows * self.head_dim];
-        for (at, head) in q.chunks_exact(self.head_dim).enumerate() {
-            let (position, head_at) = (at / self.heads, at % self.heads);
-            let row = (head_at / shared) * rows + (head_at % shared) * n + position;
-            out[row * self.head_dim..(row + 1) * self.head_dim].copy_from_slice(head);
+/// Who attends to what: first groups of sequences to the blocks they share, then each sequence to its own.
+struct Plan<'a> {
+    /// Of every query of one key head.
+    visible: Vec<Range<usize>>,
+    steps: Vec<Step<'a>>,
+    /// Queries of each sequence.
+    own: Vec<Range<usize>>,
+}
+
+struct Step<'a> {
+    queries: Range<usize>,
+    blocks: HeadBlocks<'a>,
+}
+
+impl<'a> Plan<'a> {
+    /// `shared` is the number of query heads of a key head.
+    fn new(spans: &[Span], caches: &[&'a LayerCache], shared: usize) -> Plan<'a> {
+        let mut visible = Vec::new();
+        for (span, cache) in spans.iter().zip(caches) {
+            for position in span.from..span.from + span.rows.len() {
+                visible.extend(std::iter::repeat_n(cache.visible(position), shared));
+            }
         }
-        Ok(Tensor::from_vec(
-            out,
-            (self.kv_heads, rows, self.head_dim),
-            &Device::Cpu,
-        )?)
+        let own: Vec<Range<usize>> = spans
+            .iter()
+            .map(|span| span.rows.start * shared..span.rows.end * shared)
+            .collect();
+        let blocks: Vec<HeadBlocks> = spans
+            .iter()
+            .zip(caches)
+            .map(|(span, cache)| {
+                cache.blocks(cache.visible(span.from).start..span.from + span.rows.len())
+            })
+            .collect();
+        let mut steps = Vec::new();
+        let mut first = 0;
+        while first < spans.len() {
+            // Neighbours that share their first blocks, and how many all of them share.
+            let (mut last, mut run) = (first + 1, blocks[first].len());
+            while last < spans.len() {
+                let common = blocks[first].common(&blocks[last]);
+                if common == 0 {
+                    break;
+                }
+                (last, run) = (last + 1, run.min(common));
+            }
+            if last - first == 1 {
+                run = 0;
+            } else {
+                steps.push(Step {
+                    queries: own[first].start..own[last - 1].end,
+                    blocks: blocks[first].part(0..run),
+                });
+            }
+            for i in first..last {
+                steps.push(Step {
+                    queries: own[i].clone(),
+                    blocks: blocks[i].part(run..blocks[i].len()),
+                });
+            }
+            first = last;
+        }
+        Plan {
+            visible,
+            steps,
+            own,
+        }
     }
 
-    /// Turns one query's scores, at `at` in each block's list, into weights: a softmax with the sink over what is
-    /// `visible`, zero elsewhere. Without the sink they would add up to one.
-    fn softmax(
+    /// All queries of one key head, `[n * shared, head_dim]`, into `seen` of the same shape, which is zero.
+    fn run(
         &self,
-        at: usize,
-        sink: f32,
-        visible: Range<usize>,
-        firsts: &[usize],
-        scores: &mut [Vec<f32>],
+        isa: Isa,
+        kv_head: usize,
+        dim: usize,
+        queries: &[f32],
+        sinks: &[f32],
+        seen: &mut [f32],
     ) {
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let inside = |first: usize| {
-            let end = (first + BLOCK).clamp(first, visible.end.max(first));
-            visible.start.clamp(first, end) - first..end - first
+        let n = self.visible.len();
+        let mut largest: Vec<f32> = sinks.iter().copied().cycle().take(n).collect();
+        let mut sums = vec![1.0; n];
+        let mut of = |rows: &Range<usize>, then: &mut dyn FnMut(Queries)| {
+            then(Queries {
+                queries: &queries[rows.start * dim..rows.end * dim],
+                visible: &self.visible[rows.clone()],
+                largest: &mut largest[rows.clone()],
+                sums: &mut sums[rows.clone()],
+                seen: &mut seen[rows.start * dim..rows.end * dim],
+            });
         };
-        let mut max = sink;
-        for (first, scores) in firsts.iter().zip(scores.iter_mut()) {
-            for score in &mut scores[at..at + BLOCK][inside(*first)] {
-                *score *= scale;
-                max = max.max(*score);
-            }
+        for step in &self.steps {
+            of(&step.queries, &mut |mut queries| {
+                queries.attend(isa, step.blocks.of_head(kv_head));
+            });
         }
-        let mut sum = (sink - max).exp();
-        for (first, scores) in firsts.iter().zip(scores.iter_mut()) {
-            let (scores, inside) = (&mut scores[at..at + BLOCK], inside(*first));
-            scores[..inside.start].fill(0.0);
-            scores[inside.end..].fill(0.0);
-            let mut of_block = 0.0;
-            for score in &mut scores[inside] {
-                *score = (*score - max).exp();
-                of_block += *score;
-            }
-            sum += of_block;
-        }
-        for scores in scores.iter_mut() {
-            scores[at..at + BLOCK]
-                .iter_mut()
-                .for_each(|weight| *weight /= sum);
+        for rows in &self.own {
+            of(rows, &mut |mut queries| queries.finish());
         }
     }
 }

@@ -4,8 +4,12 @@
 //! norm. A piece's result does not depend on the pieces beside it, on their order or on how a sequence is cut into
 //! pieces, to the bit. Knows sequences and ids; it does not know who asked, what comes next, or when to stop.
 
-use super::{GptOss, KvCache, ModelError};
-use candle_core::{Device, Tensor};
+use super::attention::Rows;
+use super::gpt_oss::GptOss;
+use super::{KvCache, ModelError};
+use crate::config::PREFILL_TOKENS;
+use safeguard_kernels::pointwise;
+use std::ops::Range;
 
 /// Ids to append to one sequence.
 #[derive(Debug)]
@@ -16,38 +20,149 @@ pub struct Piece<'a> {
     pub cache: &'a mut KvCache,
 }
 
+/// A sequence's rows in a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Where they are.
+    pub rows: Range<usize>,
+    /// The position of the first.
+    pub from: usize,
+}
+
+impl Span {
+    /// Its last row only, at `row` of another batch.
+    fn last(&self, row: usize) -> Span {
+        Span {
+            rows: row..row + 1,
+            from: self.from + self.rows.len() - 1,
+        }
+    }
+}
+
 impl GptOss {
     /// Appends every piece's ids to its sequence; `[pieces, hidden]`, one row for the last id of each piece in order.
     ///
     /// Where an id is outside the vocabulary or a sequence would grow over the model's positions nothing is appended to
-    /// any of them. After any other error the caches of the pieces are not to be used again.
+    /// any of them. After any other error the caches of the pieces are not to be used again. Memory grows with the ids
+    /// of all pieces: whoever asks keeps them bounded.
     pub fn step(&self, pieces: &mut [Piece<'_>]) -> Result<Vec<f32>, ModelError> {
-        let mut rows = Vec::with_capacity(pieces.len() * self.config().hidden_size);
-        for piece in pieces {
-            let hidden = self.forward(piece.ids, piece.cache)?;
-            let last = hidden.narrow(0, piece.ids.len() - 1, 1)?;
-            rows.extend(last.flatten_all()?.to_vec1::<f32>()?);
+        for piece in pieces.iter() {
+            self.check(piece.ids, piece.cache)?;
+        }
+        // Sequences that share a prefix stand together, so that attention sees to it once.
+        let mut order: Vec<usize> = (0..pieces.len()).collect();
+        order.sort_by_key(|i| pieces[*i].cache.shared_with());
+        let mut places: Vec<Option<&mut Piece>> = pieces.iter_mut().map(Some).collect();
+        let mut sorted: Vec<&mut Piece> = order.iter().filter_map(|i| places[*i].take()).collect();
+        let ids: Vec<u32> = sorted.iter().flat_map(|piece| piece.ids).copied().collect();
+        let mut spans = Vec::with_capacity(sorted.len());
+        for piece in &sorted {
+            let first = spans.last().map_or(0, |span: &Span| span.rows.end);
+            spans.push(Span {
+                rows: first..first + piece.ids.len(),
+                from: piece.cache.len(),
+            });
+        }
+        let mut caches: Vec<&mut KvCache> = sorted.iter_mut().map(|p| &mut *p.cache).collect();
+        let hidden = self.layers_of(&ids, &spans, &mut caches, Wanted::Last, &mut |_, _| ())?;
+        let width = self.config().hidden_size;
+        let mut rows = vec![0.0; hidden.len()];
+        for (row, to) in hidden.chunks_exact(width).zip(order) {
+            rows[to * width..(to + 1) * width].copy_from_slice(row);
         }
         Ok(rows)
     }
 
-    /// Logits `[n, vocab]` of `rows` `[n, hidden]`, as [`step`](Self::step) gives them.
-    pub fn all_logits(&self, rows: &[f32]) -> Result<Vec<f32>, ModelError> {
-        Ok(self.logits(&self.rows(rows)?)?.flatten_all()?.to_vec1()?)
+    /// One sequence, all rows, in goes of bounded memory.
+    pub(super) fn read_all(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache,
+        entering: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check(ids, cache)?;
+        let mut out = Vec::with_capacity(ids.len() * self.config().hidden_size);
+        for ids in ids.chunks(PREFILL_TOKENS) {
+            let span = Span {
+                rows: 0..ids.len(),
+                from: cache.len(),
+            };
+            let (spans, mut caches) = ([span], [&mut *cache]);
+            out.extend(self.layers_of(ids, &spans, &mut caches, Wanted::All, entering)?);
+        }
+        Ok(out)
     }
 
-    /// Logits `[n, ids.len()]` of the tokens `ids` only; the rest of the head is not touched.
-    pub fn some_logits(&self, rows: &[f32], ids: &[u32]) -> Result<Vec<f32>, ModelError> {
-        Ok(self
-            .logits_of(&self.rows(rows)?, ids)?
-            .flatten_all()?
-            .to_vec1()?)
+    fn check(&self, ids: &[u32], cache: &KvCache) -> Result<(), ModelError> {
+        assert!(
+            cache.fits(self.config()),
+            "bug: the cache was made for another model"
+        );
+        self.check_ids(ids)?;
+        let limit = self.config().max_position_embeddings;
+        let len = cache.len() + ids.len();
+        if ids.is_empty() {
+            return Err(ModelError::NoIds);
+        }
+        if len > limit {
+            return Err(ModelError::TooLong { len, limit });
+        }
+        Ok(())
     }
 
-    fn rows(&self, rows: &[f32]) -> Result<Tensor, ModelError> {
-        let hidden = self.config().hidden_size;
-        let shape = (rows.len() / hidden, hidden);
-        Ok(Tensor::from_slice(rows, shape, &Device::Cpu)?)
+    /// Through all layers and the final norm: rows of all ids, or of each span's last.
+    fn layers_of(
+        &self,
+        ids: &[u32],
+        spans: &[Span],
+        caches: &mut [&mut KvCache],
+        wanted: Wanted,
+        entering: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<Vec<f32>, ModelError> {
+        let isa = self.isa();
+        let turns = self.turns(spans);
+        let mut x = self.embed(ids);
+        let lasts: Vec<Span> = (0..).zip(spans).map(|(i, span)| span.last(i)).collect();
+        let last_turns = self.turns(&lasts);
+        let (mut spans, mut turns) = (spans, &turns);
+        for (i, layer) in self.layers().iter().enumerate() {
+            entering(i, &x);
+            let mut normed = self.norm(&x, &layer.input_norm);
+            let rows = Rows {
+                x: &normed,
+                spans,
+                turns,
+            };
+            layer.attention.remember(isa, self.weights(), rows, caches);
+            if wanted == Wanted::Last && i + 1 == self.layers().len() {
+                // Of the last layer only the keys and values of the other rows are ever needed.
+                let width = self.config().hidden_size;
+                let last = |x: &[f32]| -> Vec<f32> {
+                    let rows = spans.iter().map(|span| span.rows.end - 1);
+                    rows.flat_map(|row| &x[row * width..(row + 1) * width])
+                        .copied()
+                        .collect()
+                };
+                (x, normed) = (last(&x), last(&normed));
+                (spans, turns) = (&lasts, &last_turns);
+            }
+            let rows = Rows {
+                x: &normed,
+                spans,
+                turns,
+            };
+            let seen = layer.attention.recollect(isa, self.weights(), rows, caches);
+            pointwise::add(&mut x, &seen);
+            let normed = self.norm(&x, &layer.post_attention_norm);
+            let changes = layer.experts.apply(&normed, self.weights(), self.how());
+            pointwise::add(&mut x, &changes);
+        }
+        let read = spans.iter().zip(caches.iter_mut());
+        for (span, cache) in read {
+            let len = span.from + span.rows.len();
+            cache.advance(len - cache.len());
+        }
+        Ok(self.final_norm(&x))
     }
 
     /// Bytes of keys and values that a sequence of `tokens` keeps for itself at most, beside what it shares with a
@@ -55,4 +170,12 @@ impl GptOss {
     pub fn own_bytes(&self, shared: usize, tokens: usize) -> usize {
         KvCache::own_bytes(self.config(), shared, tokens)
     }
+}
+
+/// Which rows come out of the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// The last of each span.
+    Last,
 }

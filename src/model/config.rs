@@ -83,6 +83,9 @@ pub struct Config {
     pub eos_token_ids: Vec<u32>,
 }
 
+/// What heads are computed in.
+const HEAD_DIM_MULTIPLE: usize = 32;
+
 impl Config {
     /// Reads `config.json` of a model's folder.
     pub fn open(dir: &Path) -> Result<Config, ModelError> {
@@ -145,7 +148,7 @@ impl Config {
         };
         multiple("hidden_size", self.hidden_size, MXFP4_BLOCK)?;
         multiple("intermediate_size", self.intermediate_size, MXFP4_BLOCK)?;
-        multiple("head_dim", self.head_dim, 2)?;
+        multiple("head_dim", self.head_dim, HEAD_DIM_MULTIPLE)?;
         multiple(
             "num_attention_heads",
             self.num_attention_heads,
@@ -396,7 +399,7 @@ mod tests {
 /model_type | null | model_type is missing
 /head_dim | null | head_dim is missing
 /head_dim | 0 | head_dim is 0
-/head_dim | 63 | head_dim = 63 is not a multiple of 2
+/head_dim | 63 | head_dim = 63 is not a multiple of 32
 /head_dim | "64" | head_dim is "64", not a whole number
 /hidden_size | 100 | hidden_size = 100 is not a multiple of 32
 /num_key_value_heads | 3 | num_attention_heads = 8 is not a multiple of 3

@@ -2,16 +2,16 @@
 //!
 //! Takes normed rows of the residual stream, gives what is added back to it. The router chooses each row's experts;
 //! rows are then grouped by expert, so that an expert's weights are touched once a call however many rows want it.
-//! Experts stay packed (MXFP4) in the mapped file and are dequantised at use, unless the model is small enough to be
-//! kept as f32. Everything is f32, the router too: near ties between experts flip under less.
+//! Experts stay packed (MXFP4) in the mapped file. The router is f32: near ties between experts flip under less.
 
-use super::arithmetic::{Arithmetic, DownBias, Routing};
+use super::arithmetic::{Arithmetic, DownBias, Precision, Routing};
 use super::config::MXFP4_BLOCK;
-use super::linear::{Linear, add_to_rows, product};
-use super::mxfp4::{BLOCK_BYTES, dequantize_transposed};
+use super::linear::Linear;
 use super::weights::{Stored, Weights};
 use super::{Config, ModelError};
-use candle_core::{Device, Tensor};
+use safeguard_kernels::Isa;
+use safeguard_kernels::mxfp4::{self, BLOCK_BYTES, Matrix, Quantised};
+use safeguard_kernels::pointwise::{self, Swiglu};
 
 /// One layer's experts and their router.
 #[derive(Debug)]
@@ -34,9 +34,10 @@ struct Packed {
     cols: usize,
     blocks: Stored,
     scales: Stored,
-    /// Every expert's matrix `[cols, rows]`, where the model is small.
-    resident: Option<Vec<Tensor>>,
 }
+
+/// The scale that stands for NaN.
+const NAN: u8 = 255;
 
 /// A row's share in an expert.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,14 +46,26 @@ struct Share {
     weight: f32,
 }
 
+/// What a product's rows are made of.
+enum Rows {
+    Exact(Vec<f32>),
+    Int8(Quantised),
+}
+
+/// How to compute.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// The instruction set.
+    pub isa: Isa,
+    /// What activations are rounded to.
+    pub precision: Precision,
+    /// The architecture's constants.
+    pub arithmetic: &'a Arithmetic,
+}
+
 impl Experts {
-    /// From the tensors below `prefix` (`model.layers.N.mlp`); `resident` dequantises all of them now.
-    pub fn load(
-        config: &Config,
-        weights: &Weights,
-        prefix: &str,
-        resident: bool,
-    ) -> Result<Experts, ModelError> {
+    /// From the tensors below `prefix` (`model.layers.N.mlp`).
+    pub fn load(config: &Config, weights: &Weights, prefix: &str) -> Result<Experts, ModelError> {
         let (hidden, inner, count) = (
             config.hidden_size,
             config.intermediate_size,
@@ -67,46 +80,48 @@ impl Experts {
         Ok(Experts {
             chosen: config.num_experts_per_tok,
             limit: config.swiglu_limit as f32,
-            router: Linear::load(weights, &[format!("{prefix}.router")], &[count], hidden)?,
+            router: Linear::load(weights, &format!("{prefix}.router"), count, hidden)?,
             gate_up_bias: bias("gate_up_proj", 2 * inner)?,
             down_bias: bias("down_proj", hidden)?,
-            gate_up: Packed::load(weights, &gate_up, [count, 2 * inner, hidden], resident)?,
-            down: Packed::load(weights, &down, [count, hidden, inner], resident)?,
+            gate_up: Packed::load(weights, &gate_up, [count, 2 * inner, hidden])?,
+            down: Packed::load(weights, &down, [count, hidden, inner])?,
         })
     }
 
     /// `x` `[n, hidden]` to what is added to the stream, `[n, hidden]`.
-    pub fn apply(
-        &self,
-        x: &[f32],
-        weights: &Weights,
-        arithmetic: &Arithmetic,
-    ) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.down.rows;
-        let logits = self.router.apply(x)?;
+    pub fn apply(&self, x: &[f32], weights: &Weights, how: How) -> Vec<f32> {
+        let (hidden, isa) = (self.down.rows, how.isa);
+        let logits = self.router.apply(isa, weights, x);
+        let quantised = match how.precision {
+            Precision::Int8 => Some(Quantised::new(isa, x, hidden)),
+            Precision::Exact => None,
+        };
         let mut out = vec![0.0; x.len()];
         // In the order of the experts, so that a row's sum does not depend on the rows beside it.
-        for (expert, shares) in self.route(&logits, arithmetic.routing).iter().enumerate() {
+        let experts = self.route(&logits, how.arithmetic.routing);
+        for (expert, shares) in experts.iter().enumerate() {
             if shares.is_empty() {
                 continue;
             }
-            let mut rows = Vec::with_capacity(shares.len() * hidden);
-            for share in shares {
-                rows.extend_from_slice(&x[share.row * hidden..(share.row + 1) * hidden]);
-            }
-            let y = self.expert(expert, &rows, weights, arithmetic)?;
+            let picked = shares.iter().map(|share| share.row);
+            let rows = match &quantised {
+                Some(quantised) => Rows::Int8(quantised.pick(picked)),
+                None => Rows::Exact(
+                    picked
+                        .flat_map(|row| &x[row * hidden..(row + 1) * hidden])
+                        .copied()
+                        .collect(),
+                ),
+            };
+            let y = self.expert(expert, shares.len(), rows, weights, how);
             let bias = &self.down_bias[expert * hidden..(expert + 1) * hidden];
+            let before = how.arithmetic.down_bias == DownBias::BeforeWeight;
             for (share, y) in shares.iter().zip(y.chunks_exact(hidden)) {
                 let out = &mut out[share.row * hidden..(share.row + 1) * hidden];
-                for ((out, y), b) in out.iter_mut().zip(y).zip(bias) {
-                    *out += match arithmetic.down_bias {
-                        DownBias::BeforeWeight => share.weight * (y + b),
-                        DownBias::AfterWeight => share.weight * y + b,
-                    };
-                }
+                pointwise::add_share(out, y, bias, share.weight, before);
             }
         }
-        Ok(out)
+        out
     }
 
     /// For each expert the rows it gets, from router logits `[n, experts]`.
@@ -125,24 +140,22 @@ impl Experts {
         self.down_bias.len() / self.down.rows
     }
 
-    /// One expert's output for its rows, `[n, hidden]`, without the output bias.
-    fn expert(
-        &self,
-        expert: usize,
-        x: &[f32],
-        weights: &Weights,
-        a: &Arithmetic,
-    ) -> Result<Vec<f32>, ModelError> {
+    /// One expert's output for its `n` rows, `[n, hidden]`, without the output bias.
+    fn expert(&self, expert: usize, n: usize, x: Rows, weights: &Weights, how: How) -> Vec<f32> {
         let width = self.gate_up.rows;
-        let mut inner = product(x, &self.gate_up.expert(weights, expert)?)?;
-        add_to_rows(
-            &mut inner,
-            &self.gate_up_bias[expert * width..(expert + 1) * width],
-        );
-        product(
-            &swiglu(&inner, self.limit, a),
-            &self.down.expert(weights, expert)?,
-        )
+        let inner = self.gate_up.product(expert, n, &x, weights, how);
+        let swiglu = Swiglu {
+            limit: self.limit,
+            alpha: how.arithmetic.swiglu_alpha,
+            offset: how.arithmetic.up_offset,
+        };
+        let bias = &self.gate_up_bias[expert * width..(expert + 1) * width];
+        let active = swiglu.apply(how.isa, &inner, bias);
+        let active = match x {
+            Rows::Int8(_) => Rows::Int8(Quantised::new(how.isa, &active, self.down.cols)),
+            Rows::Exact(_) => Rows::Exact(active),
+        };
+        self.down.product(expert, n, &active, weights, how)
     }
 }
 
@@ -161,7 +174,7 @@ fn choose(logits: &[f32], k: usize, routing: Routing) -> Vec<(usize, f32)> {
         .sum();
     let weight = |expert: usize| match routing {
         Routing::SoftmaxOverChosen | Routing::SoftmaxOverAll => (logits[expert] - max).exp() / sum,
-        Routing::Sigmoid => sigmoid(logits[expert]),
+        Routing::Sigmoid => 1.0 / (1.0 + (-logits[expert]).exp()),
     };
     order[..k]
         .iter()
@@ -169,27 +182,9 @@ fn choose(logits: &[f32], k: usize, routing: Routing) -> Vec<(usize, f32)> {
         .collect()
 }
 
-/// Gates and linear parts, interleaved in `x`, to half as many activations. The gate is clamped above only.
-fn swiglu(x: &[f32], limit: f32, arithmetic: &Arithmetic) -> Vec<f32> {
-    let activate = |pair: &[f32]| {
-        let (gate, up) = (pair[0].min(limit), pair[1].clamp(-limit, limit));
-        gate * sigmoid(arithmetic.swiglu_alpha * gate) * (up + arithmetic.up_offset)
-    };
-    x.chunks_exact(2).map(activate).collect()
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
 impl Packed {
     /// `shape` is `[experts, rows, cols]`.
-    fn load(
-        weights: &Weights,
-        name: &str,
-        shape: [usize; 3],
-        resident: bool,
-    ) -> Result<Packed, ModelError> {
+    fn load(weights: &Weights, name: &str, shape: [usize; 3]) -> Result<Packed, ModelError> {
         let [experts, rows, cols] = shape;
         let per_row = cols / MXFP4_BLOCK;
         let blocks = weights.u8(
@@ -197,50 +192,38 @@ impl Packed {
             &[experts, rows, per_row, BLOCK_BYTES],
         )?;
         let scales = weights.u8(&format!("{name}_scales"), &[experts, rows, per_row])?;
-        let mut packed = Packed {
+        if let Some(at) = weights.bytes(&scales).iter().position(|code| *code == NAN) {
+            return Err(ModelError::NotANumber {
+                file: weights.file_of(&scales).to_owned(),
+                name: scales.name,
+                expert: at / (rows * per_row),
+                row: at / per_row % rows,
+                block: at % per_row,
+            });
+        }
+        Ok(Packed {
             rows,
             cols,
             blocks,
             scales,
-            resident: None,
-        };
-        if resident {
-            packed.resident = Some(
-                (0..experts)
-                    .map(|e| packed.expert(weights, e))
-                    .collect::<Result<_, _>>()?,
-            );
-        }
-        Ok(packed)
+        })
     }
 
-    /// One expert's matrix as `[cols, rows]`.
-    fn expert(&self, weights: &Weights, expert: usize) -> Result<Tensor, ModelError> {
-        if let Some(resident) = &self.resident {
-            return Ok(resident[expert].clone());
-        }
+    /// `n` rows times one expert's matrix, `[n, rows]`.
+    fn product(&self, expert: usize, n: usize, x: &Rows, weights: &Weights, how: How) -> Vec<f32> {
         let scales = self.rows * self.cols / MXFP4_BLOCK;
-        let blocks =
-            &weights.bytes(&self.blocks)[expert * scales * BLOCK_BYTES..][..scales * BLOCK_BYTES];
-        let scales = &weights.bytes(&self.scales)[expert * scales..][..scales];
-        let matrix = dequantize_transposed(blocks, scales, self.rows, self.cols).map_err(|at| {
-            let (name, file) = (
-                self.scales.name.clone(),
-                weights.file_of(&self.scales).to_owned(),
-            );
-            ModelError::NotANumber {
-                name,
-                file,
-                expert,
-                row: at.row,
-                block: at.block,
-            }
-        })?;
-        Ok(Tensor::from_vec(
-            matrix,
-            (self.cols, self.rows),
-            &Device::Cpu,
-        )?)
+        let bytes = scales * BLOCK_BYTES;
+        let matrix = Matrix {
+            blocks: &weights.bytes(&self.blocks)[expert * bytes..(expert + 1) * bytes],
+            scales: &weights.bytes(&self.scales)[expert * scales..(expert + 1) * scales],
+            cols: self.cols,
+        };
+        let mut y = vec![0.0; n * self.rows];
+        match x {
+            Rows::Exact(x) => mxfp4::exact_product(how.isa, x, matrix, &mut y),
+            Rows::Int8(x) => mxfp4::product(how.isa, x, matrix, &mut y),
+        }
+        y
     }
 }
 
@@ -253,28 +236,6 @@ mod tests {
         assert!(
             found.len() == expected.len() && found.iter().zip(expected).all(near),
             "{found:?} {expected:?}"
-        );
-    }
-
-    #[test]
-    fn gate_is_clamped_above_only() {
-        let gpt_oss = Arithmetic::default();
-        let one = |gate: f32, up: f32| swiglu(&[gate, up], 7.0, &gpt_oss)[0];
-        // A gate clamped on both sides would give -7 * sigmoid(-11.914) * 2 = -9.4e-5 at -20; right is -6.6e-14.
-        assert!(
-            (one(-20.0, 1.0) - -6.6e-14).abs() < 1e-15,
-            "{:e}",
-            one(-20.0, 1.0)
-        );
-        close(&[one(20.0, 0.0)], &[7.0 / (1.0 + (-1.702f32 * 7.0).exp())]);
-        close(
-            &[one(1.0, 50.0), one(1.0, -50.0)],
-            &[8.0 * 0.845_795_8, -6.0 * 0.845_795_8],
-        );
-        // Interleaved: gate, up, gate, up.
-        close(
-            &swiglu(&[1.0, 0.0, 0.0, 3.0], 7.0, &gpt_oss),
-            &[0.845_795_8, 0.0],
         );
     }
 

@@ -5,15 +5,10 @@
 //! writes to, so a policy's prefix is computed once and continued by many texts. Sliding layers drop the blocks that
 //! no later query can see. Knows shapes and windows, not where keys come from.
 
-use super::{Config, LayerType, ModelError};
-use candle_core::{DType, Device, Tensor};
-use std::collections::VecDeque;
+use super::{Config, LayerType};
+use safeguard_kernels::attention::{BLOCK, HeadBlock};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Positions in a block. Attention adds up block by block, so a query's result does not depend on how its sequence was
-/// cut into calls.
-pub const BLOCK: usize = 128;
 
 /// What one sequence has seen, layer by layer. A clone shares storage with its original and never disturbs it.
 #[derive(Debug, Clone)]
@@ -31,16 +26,63 @@ pub struct LayerCache {
     window: Option<usize>,
     /// Blocks dropped before the first kept one.
     dropped: usize,
-    blocks: VecDeque<Arc<Block>>,
+    blocks: Vec<Arc<Block>>,
 }
 
 /// Keys and values of [`BLOCK`] positions; zeros where none were written yet.
-#[derive(Debug)]
-pub struct Block {
+#[derive(Debug, Clone)]
+struct Block {
     /// `[kv_heads, head_dim, BLOCK]`: transposed, as products with queries want it.
-    pub keys: Tensor,
+    keys: Vec<f32>,
     /// `[kv_heads, BLOCK, head_dim]`.
-    pub values: Tensor,
+    values: Vec<f32>,
+}
+
+/// Blocks that follow each other, of all heads.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadBlocks<'a> {
+    /// Position of the first block.
+    first: usize,
+    head_size: usize,
+    blocks: &'a [Arc<Block>],
+}
+
+impl<'a> HeadBlocks<'a> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// How many of the first blocks are the same in both: not equal, but shared.
+    pub fn common(&self, other: &HeadBlocks) -> usize {
+        let pairs = self.blocks.iter().zip(other.blocks);
+        match self.first == other.first {
+            true => pairs.take_while(|(a, b)| Arc::ptr_eq(a, b)).count(),
+            false => 0,
+        }
+    }
+
+    /// Some of them.
+    pub fn part(&self, range: Range<usize>) -> HeadBlocks<'a> {
+        HeadBlocks {
+            first: self.first + range.start * BLOCK,
+            head_size: self.head_size,
+            blocks: &self.blocks[range],
+        }
+    }
+
+    /// One head's keys and values.
+    pub fn of_head(self, kv_head: usize) -> impl Iterator<Item = HeadBlock<'a>> + Clone {
+        let part = kv_head * self.head_size..(kv_head + 1) * self.head_size;
+        self.blocks
+            .iter()
+            .enumerate()
+            .map(move |(i, block)| HeadBlock {
+                first: self.first + i * BLOCK,
+                keys: &block.keys[part.clone()],
+                values: &block.values[part.clone()],
+            })
+    }
 }
 
 impl KvCache {
@@ -51,7 +93,7 @@ impl KvCache {
             head_dim: config.head_dim,
             window: (*layer_type == LayerType::Sliding).then_some(config.sliding_window),
             dropped: 0,
-            blocks: VecDeque::new(),
+            blocks: Vec::new(),
         };
         KvCache {
             len: 0,
@@ -73,7 +115,7 @@ impl KvCache {
     pub fn bytes(&self) -> usize {
         let of =
             |layer: &LayerCache| layer.blocks.len() * 2 * layer.kv_heads * layer.head_dim * BLOCK;
-        self.layers.iter().map(of).sum::<usize>() * DType::F32.size_in_bytes()
+        self.layers.iter().map(of).sum::<usize>() * size_of::<f32>()
     }
 
     /// Bytes that a sequence of `tokens` keeps beside the blocks it shares with a prefix of `shared` tokens.
@@ -90,6 +132,20 @@ impl KvCache {
     /// The cache of one layer.
     pub(super) fn layer_mut(&mut self, layer: usize) -> &mut LayerCache {
         &mut self.layers[layer]
+    }
+
+    /// The cache of one layer, to read.
+    pub(super) fn layer(&self, layer: usize) -> &LayerCache {
+        &self.layers[layer]
+    }
+
+    /// The same for sequences that share their beginning, as far as any layer still holds it.
+    pub(super) fn shared_with(&self) -> usize {
+        let growing = self.layers.iter().find(|layer| layer.window.is_none());
+        let first = growing
+            .or(self.layers.first())
+            .and_then(|layer| layer.blocks.first());
+        first.map_or(0, |block| Arc::as_ptr(block).addr())
     }
 
     /// Whether it was made for a model of these layers and heads.
@@ -111,67 +167,38 @@ impl KvCache {
 
 impl LayerCache {
     /// Writes keys and values, `[n, kv_heads, head_dim]` each, at positions `from..from + n`. What was written there
-    /// before, by a forward that failed, is replaced.
-    pub fn write(&mut self, from: usize, keys: &[f32], values: &[f32]) -> Result<(), ModelError> {
-        let width = self.kv_heads * self.head_dim;
-        let end = from + keys.len() / width;
-        let mut at = from;
-        while at < end {
-            let piece = at..end.min((at / BLOCK + 1) * BLOCK);
-            let rows = (piece.start - from) * width..(piece.end - from) * width;
-            let keys = self.split(&keys[rows.clone()], |position, element, n| {
-                element * n + position
-            });
-            let values = self.split(&values[rows], |position, element, _| {
-                position * self.head_dim + element
-            });
-            let n = piece.len();
-            let block = self.block_mut(at / BLOCK)?;
-            let (kv_heads, _, head_dim) = block.values.dims3()?;
-            let keys = Tensor::from_vec(keys, (kv_heads, head_dim, n), &Device::Cpu)?;
-            let values = Tensor::from_vec(values, (kv_heads, n, head_dim), &Device::Cpu)?;
-            block.keys.slice_set(&keys, 2, at % BLOCK)?;
-            block.values.slice_set(&values, 1, at % BLOCK)?;
-            at = piece.end;
-        }
-        Ok(())
-    }
-
-    /// `[n, kv_heads, head_dim]` split by head; `place(position, element, n)` says where in its head an element goes.
-    fn split(&self, rows: &[f32], place: impl Fn(usize, usize, usize) -> usize) -> Vec<f32> {
-        let n = rows.len() / (self.kv_heads * self.head_dim);
-        let mut out = vec![0.0; rows.len()];
-        for (position, row) in rows.chunks_exact(self.kv_heads * self.head_dim).enumerate() {
-            for (head, row) in row.chunks_exact(self.head_dim).enumerate() {
-                let out = &mut out[head * n * self.head_dim..(head + 1) * n * self.head_dim];
-                for (element, x) in row.iter().enumerate() {
-                    out[place(position, element, n)] = *x;
+    /// before, by a step that failed, is replaced.
+    pub fn write(&mut self, from: usize, keys: &[f32], values: &[f32]) {
+        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (position, (keys, values)) in (from..).zip(rows) {
+            let at = position % BLOCK;
+            let block = self.block_mut(position / BLOCK);
+            let of_heads = block.keys.chunks_exact_mut(dim * BLOCK);
+            for (to, keys) in of_heads.zip(keys.chunks_exact(dim)) {
+                for (to, key) in to.iter_mut().skip(at).step_by(BLOCK).zip(keys) {
+                    *to = *key;
                 }
             }
+            let of_heads = block.values.chunks_exact_mut(dim * BLOCK);
+            for (to, values) in of_heads.zip(values.chunks_exact(dim)) {
+                to[at * dim..(at + 1) * dim].copy_from_slice(values);
+            }
         }
-        out
     }
 
     /// The block of this number, ready to be written to: made where it is new, copied where a clone shares it.
-    fn block_mut(&mut self, number: usize) -> Result<&mut Block, ModelError> {
+    fn block_mut(&mut self, number: usize) -> &mut Block {
         let at = number - self.dropped;
         assert!(at <= self.blocks.len(), "bug: a gap before block {number}");
         if at == self.blocks.len() {
-            let zeros =
-                |shape: (usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu);
-            self.blocks.push_back(Arc::new(Block {
-                keys: zeros((self.kv_heads, self.head_dim, BLOCK))?,
-                values: zeros((self.kv_heads, BLOCK, self.head_dim))?,
+            let size = self.kv_heads * self.head_dim * BLOCK;
+            self.blocks.push(Arc::new(Block {
+                keys: vec![0.0; size],
+                values: vec![0.0; size],
             }));
         }
-        let block = &mut self.blocks[at];
-        if Arc::get_mut(block).is_none() {
-            *block = Arc::new(Block {
-                keys: block.keys.copy()?,
-                values: block.values.copy()?,
-            });
-        }
-        Ok(Arc::get_mut(block).expect("bug: a block just copied is shared"))
+        Arc::make_mut(&mut self.blocks[at])
     }
 
     /// The positions that the query at `position` sees.
@@ -182,23 +209,26 @@ impl LayerCache {
         from..position + 1
     }
 
-    /// The blocks that hold any of `positions`, each with its first position.
-    pub fn blocks(&self, positions: Range<usize>) -> impl Iterator<Item = (usize, &Block)> {
+    /// The blocks that hold any of `positions`.
+    pub fn blocks(&self, positions: Range<usize>) -> HeadBlocks<'_> {
         let numbers = positions.start / BLOCK..positions.end.div_ceil(BLOCK);
         assert!(
             numbers.start >= self.dropped,
             "bug: keys at {} were dropped",
             positions.start
         );
-        numbers.map(|number| (number * BLOCK, &*self.blocks[number - self.dropped]))
+        HeadBlocks {
+            first: numbers.start * BLOCK,
+            head_size: self.head_dim * BLOCK,
+            blocks: &self.blocks[numbers.start - self.dropped..numbers.end - self.dropped],
+        }
     }
 
     /// Drops the blocks that no query at `len` or later sees.
     fn trim(&mut self, len: usize) {
-        while (self.dropped + 1) * BLOCK <= self.visible(len).start {
-            self.blocks.pop_front();
-            self.dropped += 1;
-        }
+        let gone = (self.visible(len).start / BLOCK).saturating_sub(self.dropped);
+        self.blocks.drain(..gone);
+        self.dropped += gone;
     }
 }
 
@@ -214,10 +244,7 @@ mod tests {
     fn write(cache: &mut KvCache, range: Range<usize>) {
         let rows: Vec<f32> = range.clone().flat_map(|p| [p as f32; 128]).collect();
         for layer in 0..4 {
-            cache
-                .layer_mut(layer)
-                .write(range.start, &rows, &rows)
-                .expect("written");
+            cache.layer_mut(layer).write(range.start, &rows, &rows);
         }
         cache.advance(range.len());
     }
@@ -227,12 +254,12 @@ mod tests {
         let layer = &cache.layers[layer];
         let visible = layer.visible(position);
         let mut out = Vec::new();
-        for (first, block) in layer.blocks(visible.clone()) {
-            let keys: Vec<Vec<Vec<f32>>> = block.keys.to_vec3().expect("keys");
-            let values: Vec<Vec<Vec<f32>>> = block.values.to_vec3().expect("values");
-            for p in (first..first + BLOCK).filter(|p| visible.contains(p)) {
-                assert_eq!(keys[1][63][p - first], values[1][p - first][63]);
-                out.push(keys[0][5][p - first]);
+        let blocks = layer.blocks(visible.clone());
+        let (one, two) = (blocks.of_head(0), blocks.of_head(1));
+        for (one, two) in one.zip(two) {
+            for p in (0..BLOCK).filter(|p| visible.contains(&(one.first + p))) {
+                assert_eq!(two.keys[63 * BLOCK + p], two.values[p * 64 + 63]);
+                out.push(one.keys[5 * BLOCK + p]);
             }
         }
         out
@@ -245,9 +272,7 @@ mod tests {
         let (mut one, mut two) = (prefix.clone(), prefix.clone());
         write(&mut one, 200..201);
         for row in 0..4 {
-            two.layer_mut(row)
-                .write(200, &[-1.0; 128], &[-1.0; 128])
-                .expect("written");
+            two.layer_mut(row).write(200, &[-1.0; 128], &[-1.0; 128]);
         }
         two.advance(1);
         let positions = |range: Range<usize>| range.map(|p| p as f32).collect::<Vec<_>>();

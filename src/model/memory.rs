@@ -160,7 +160,7 @@ mod tests {
             ..nano()
         });
         assert_eq!(large.file / 1_000_000, 13_761);
-        assert_eq!(large.weights / 1_000_000, 12_603);
+        assert_eq!(large.weights / 1_000_000, 12_602);
         assert!(
             (400_000_000..1_500_000_000).contains(&large.keys),
             "{large:?}"

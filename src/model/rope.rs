@@ -1,12 +1,11 @@
 //! Rotary positions, stretched by YaRN.
 //!
-//! Takes positions and rows of heads, turns each head's two halves against each other (NeoX pairing: element i with
-//! element i + head_dim/2). Frequencies are by parts: fast ones kept, slow ones divided by the factor, a ramp between
+//! Takes positions, gives the angles by which each head's two halves are turned against each other (NeoX pairing:
+//! element i with element i + head_dim/2). Frequencies are by parts: fast ones kept, slow ones divided by the factor, a ramp between
 //! whose bounds gpt-oss does not round. Cosines and sines carry the concentration, so that logits grow by its square.
 
 use super::config::{Config, RopeScaling};
 use std::f64::consts::PI;
-use std::ops::Range;
 
 /// Angular speed of each pair of a head, and what cosines and sines are multiplied by.
 #[derive(Debug)]
@@ -18,7 +17,6 @@ pub struct Rope {
 /// Cosines and sines of some positions, `[positions, head_dim / 2]` each.
 #[derive(Debug)]
 pub struct Turns {
-    half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -61,15 +59,11 @@ impl Rope {
     }
 
     /// Cosines and sines of `positions`.
-    pub fn turns(&self, positions: Range<usize>) -> Turns {
-        let half = self.frequencies.len();
+    pub fn turns(&self, positions: impl Iterator<Item = usize>) -> Turns {
         let mut turns = Turns {
-            half,
             cos: Vec::new(),
             sin: Vec::new(),
         };
-        turns.cos.reserve(positions.len() * half);
-        turns.sin.reserve(positions.len() * half);
         for position in positions {
             for frequency in &self.frequencies {
                 let (sin, cos) = (position as f32 * frequency).sin_cos();
@@ -109,20 +103,16 @@ fn ramp(config: &Config) -> (f64, f64) {
 }
 
 impl Turns {
-    /// Turns the head `head` (`head_dim` elements) of the position at `row` of those asked for.
-    pub fn apply(&self, row: usize, head: &mut [f32]) {
-        let at = row * self.half..(row + 1) * self.half;
-        let (first, second) = head.split_at_mut(self.half);
-        let angles = self.cos[at.clone()].iter().zip(&self.sin[at]);
-        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        }
+    /// The cosines and the sines.
+    pub fn angles(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safeguard_kernels::{Isa, pointwise};
     use serde_json::{Value, json};
 
     fn config(scaling: Value) -> Config {
@@ -185,16 +175,20 @@ mod tests {
 
     #[test]
     fn halves_turn_against_each_other() {
+        let mut frequencies = vec![0.0; 16];
+        frequencies[1] = std::f32::consts::FRAC_PI_2;
         let rope = Rope {
-            frequencies: vec![0.0, std::f32::consts::FRAC_PI_2],
+            frequencies,
             concentration: 2.0,
         };
-        let mut head = [1.0, 1.0, 5.0, 0.0];
-        rope.turns(0..2).apply(1, &mut head);
+        let mut head = [0.0; 32];
+        (head[0], head[1], head[16], head[17]) = (1.0, 1.0, 5.0, 0.0);
+        let turns = rope.turns(std::iter::once(1));
+        let (cos, sin) = turns.angles();
+        pointwise::turn(Isa::best(), &mut head, 32, 1, cos, sin);
         let expected = [2.0, 0.0, 10.0, 2.0];
-        assert!(
-            head.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6),
-            "{head:?}"
-        );
+        let found = [head[0], head[1], head[16], head[17]];
+        let near = |(a, b): (&f32, f32)| (a - b).abs() < 1e-6;
+        assert!(found.iter().zip(expected).all(near), "{found:?}");
     }
 }
