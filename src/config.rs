@@ -1,5 +1,7 @@
 //! Settings and limits: as typed, then as meant. The only reader of settings files and of the environment.
 
+use std::path::PathBuf;
+
 /// Texts longer than this many tokens are `undecided: too_long`; never cut.
 pub const TEXT_TOKENS_MAX: usize = 4_096;
 /// Policies longer than this many tokens are refused.
@@ -61,9 +63,13 @@ pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
-    pub data_dir: Option<std::path::PathBuf>,
-    /// `nano`, or a model's folder.
+    pub data_dir: Option<PathBuf>,
+    /// `nano`, a model's folder, or its name in `models_dir`.
     pub model: String,
+    /// Where models are that have names.
+    pub models_dir: PathBuf,
+    /// Whether a model is opened that is larger than memory.
+    pub allow_swap: bool,
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.
@@ -95,6 +101,25 @@ pub const LABEL_TOKENS_MAX: usize = POLICY_LABEL_BYTES_MAX;
 /// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
 pub const PREFILL_TOKENS: usize = 512;
 
+/// Bytes that a running model uses beside its weights, keys and values.
+pub const MODEL_WORKING_BYTES: u64 = 512 << 20;
+/// Bytes of tensors in one weight file that is written here; a larger model is cut into several.
+pub const SHARD_BYTES_MAX: u64 = 5_000_000_000;
+/// Bytes of random weights that a thread makes and writes at once.
+pub const SYNTHESIS_CHUNK_BYTES: u64 = 8 << 20;
+/// Tries to read from a hub without a byte of progress between them.
+pub const HUB_TRIES_MAX: u32 = 5;
+/// Seconds without an answer, or without a byte, after which a hub is asked anew.
+pub const HUB_WAIT_SECONDS: u64 = 60;
+/// Seconds before the second try; doubled for each further one.
+pub const HUB_PAUSE_SECONDS: u64 = 1;
+/// Bytes of a hub's description of a model.
+pub const HUB_LISTING_BYTES_MAX: u64 = 16 << 20;
+/// The hub that is asked where `HF_ENDPOINT` names no other.
+pub const HUB_DEFAULT: &str = "https://huggingface.co";
+/// Bytes that writing a model leaves free on its disk.
+pub const DISK_SPARE_BYTES: u64 = 1 << 30;
+
 /// Rows whose widths the command line looks at before it draws a table; further rows are drawn with the same widths.
 pub const TABLE_ROWS_MAX: usize = 10_000;
 /// Bytes of cells held for the same purpose.
@@ -109,6 +134,37 @@ pub const THREAD_STACK_BYTES: usize = 8 << 20;
 /// What is logged to stderr: `SAFEGUARD_LOG` (for example `info,safeguard=debug`), else warnings.
 pub fn log_filter() -> String {
     std::env::var("SAFEGUARD_LOG").unwrap_or_else(|_| "warn".to_owned())
+}
+
+/// Where models with names are kept: `SAFEGUARD_MODELS`, else `safeguard/models` in the user's folder for data.
+pub fn models_dir() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(dir) = set("SAFEGUARD_MODELS") {
+        return PathBuf::from(dir);
+    }
+    let data = set("XDG_DATA_HOME")
+        .or_else(|| set("LOCALAPPDATA"))
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".local/share")));
+    match data {
+        Some(data) => data.join("safeguard").join("models"),
+        None => PathBuf::from("safeguard-models"),
+    }
+}
+
+/// The hub to pull models from: `HF_ENDPOINT`, else [`HUB_DEFAULT`].
+pub fn hub() -> String {
+    let named = std::env::var("HF_ENDPOINT").unwrap_or_default();
+    match named.is_empty() {
+        true => HUB_DEFAULT.to_owned(),
+        false => named,
+    }
+}
+
+/// The token that a hub knows this user by: `HF_TOKEN`. Never shown.
+pub fn hub_token() -> Option<String> {
+    let token = std::env::var("HF_TOKEN").ok()?.trim().to_owned();
+    (!token.is_empty()).then_some(token)
 }
 
 /// The user who runs the program, as the system names them; `local` where it does not say.

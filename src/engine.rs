@@ -15,6 +15,8 @@ use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
 use crate::config::Config;
 use crate::error::Error;
+use crate::model::memory::check_memory;
+use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, QueryRow, Store, VersionRow, now};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -25,7 +27,6 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
-use std::path::Path;
 use std::sync::Arc;
 
 /// The catalog of every session.
@@ -53,9 +54,14 @@ impl Engine {
                 Some(dir) => Store::open(dir)?,
                 None => Store::ephemeral()?,
             };
-            let backend = match config.model.as_str() {
-                "nano" => Local::nano(),
-                dir => Local::open(Path::new(dir)),
+            let backend = match models::resolve(&config.model, &config.models_dir)? {
+                Place::Embedded => Local::nano(),
+                Place::Folder(dir) => {
+                    if !config.allow_swap {
+                        check_memory(&dir)?;
+                    }
+                    Local::open(&dir)
+                }
             };
             Ok::<_, Error>((store, backend?))
         });

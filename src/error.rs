@@ -5,6 +5,7 @@
 
 use crate::backend::BackendError;
 use crate::model::ModelError;
+use crate::models::ModelsError;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
@@ -31,6 +32,9 @@ pub enum Error {
     /// A model's folder cannot be used.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A model cannot be found or fetched.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
     /// The program was called wrongly.
     #[error("{0}")]
     Usage(String),
@@ -43,6 +47,8 @@ impl Error {
             Error::Statement(error) => sqlstate(error),
             Error::Policy(error) => of_classify(&error.clone().into()),
             Error::Store(error) => of_store(error),
+            Error::Models(error) => of_models(error),
+            Error::Model(ModelError::Memory { .. }) => "53200",
             Error::Backend(_) | Error::Model(_) => "58000",
             Error::Usage(_) => "22023",
         }
@@ -52,6 +58,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let near = match self {
             Error::Policy(PolicyError::Unknown { near, .. }) => near,
+            Error::Model(ModelError::Memory { .. }) => {
+                return Some(
+                    "--allow-swap opens it nevertheless, at the speed of the disk".to_owned(),
+                );
+            }
             Error::Statement(error) => match source::<ClassifyError>(error) {
                 Some(ClassifyError::UnknownPolicy { near, .. }) => near,
                 _ => return None,
@@ -70,6 +81,18 @@ fn source<E: std::error::Error + 'static>(error: &DataFusionError) -> Option<&E>
     match error.find_root() {
         DataFusionError::External(source) => source.downcast_ref(),
         _ => None,
+    }
+}
+
+fn of_models(error: &ModelsError) -> &'static str {
+    match error {
+        ModelsError::Unknown { .. } => "42704",
+        ModelsError::Ambiguous { .. } => "42725",
+        ModelsError::Name(_) => "22023",
+        ModelsError::NotEmpty(_) | ModelsError::Foreign(_) | ModelsError::Busy(_) => "55000",
+        ModelsError::Disk { .. } => "53100",
+        ModelsError::Io { .. } => "58030",
+        _ => "58000",
     }
 }
 

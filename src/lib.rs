@@ -16,7 +16,7 @@
 //! | 1 | [`config`]: settings and every limit by name |
 //! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss in candle · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
-//! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another |
+//! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
 //! | 6 | [`engine`]: the only builder of sessions |
 //! | 8 | [`cli`] and `main`: glue |
@@ -39,5 +39,6 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod models;
 pub mod policy;
 pub mod store;

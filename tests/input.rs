@@ -419,8 +419,8 @@ fn a_model_that_cannot_be_used_says_why() {
     for (weights, expected) in cases {
         let dir = tempfile::tempdir().unwrap();
         let model = dir.path().join("model");
+        fs::create_dir(&model).unwrap();
         if let Some(weights) = weights {
-            fs::create_dir(&model).unwrap();
             fs::copy(tiny.join("config.json"), model.join("config.json")).unwrap();
             fs::write(model.join("model.safetensors"), weights).unwrap();
         }

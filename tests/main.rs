@@ -2,6 +2,8 @@
 
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
+/// Models on disk: pulled, listed, verified, made.
+mod models;
 /// The model and its engine against other implementations.
 mod parity;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.

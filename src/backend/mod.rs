@@ -18,6 +18,26 @@ use safeguard_udfs::{Effort, Lane, Mode};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+/// The files of the model that is a part of this program.
+#[derive(Debug, Clone, Copy)]
+pub struct NanoFiles {
+    /// `config.json`
+    pub config: &'static [u8],
+    /// `tokenizer.json`
+    pub tokenizer: &'static [u8],
+    /// `model.safetensors`
+    pub weights: &'static [u8],
+}
+
+/// safeguard-nano, byte for byte.
+pub fn nano_files() -> NanoFiles {
+    NanoFiles {
+        config: nano::CONFIG,
+        tokenizer: nano::TOKENIZER,
+        weights: nano::WEIGHTS,
+    }
+}
+
 /// Runs prompts. Implementations are shared by all statements and sessions.
 #[async_trait::async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {

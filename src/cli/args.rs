@@ -59,12 +59,39 @@ pub(super) struct Sql {
     /// Keep nothing on disk
     #[arg(long, conflicts_with = "data_dir")]
     pub ephemeral: bool,
-    /// The model to ask: `nano`, or a model's folder
+    /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list`
     #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
     pub model: String,
+    #[command(flatten)]
+    pub models: ModelsDir,
+    #[command(flatten)]
+    pub swap: AllowSwap,
     /// Commands and files in the order given.
     #[arg(skip)]
     pub sources: Vec<Source>,
+}
+
+/// Where models with names are.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelsDir {
+    /// The folder of models that have names [default: SAFEGUARD_MODELS, or in the user's folder for data]
+    #[arg(long = "models-dir", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl ModelsDir {
+    /// As typed, or what the environment says.
+    pub fn get(self) -> PathBuf {
+        self.dir.unwrap_or_else(crate::config::models_dir)
+    }
+}
+
+/// Whether memory may be too small.
+#[derive(Debug, clap::Args)]
+pub(super) struct AllowSwap {
+    /// Open a model that is larger than the memory that is free; every step then reads from disk
+    #[arg(long)]
+    pub allow_swap: bool,
 }
 
 /// One `-c` or `-f`.
@@ -104,15 +131,73 @@ pub(super) enum Policy {
 pub(super) enum Model {
     /// Write a model's logits as JSON, one line for each position, to compare it with others
     Logits {
-        /// The model's folder
-        dir: PathBuf,
+        /// The model: `nano`, its folder, or its name
+        #[arg(value_name = "NAME|DIR")]
+        model: String,
         /// Token ids, separated by white space or commas; `-` for standard input
         #[arg(long, value_name = "FILE")]
         ids: PathBuf,
         /// Only the last N positions
         #[arg(long, value_name = "N")]
         last: Option<usize>,
+        #[command(flatten)]
+        models: ModelsDir,
     },
+    /// Fetch a released model from a hub (HF_ENDPOINT, HF_TOKEN); a cut one goes on where it was
+    Pull {
+        /// As the hub names it, for example openai/gpt-oss-safeguard-20b
+        #[arg(value_name = "OWNER/NAME")]
+        repository: String,
+        /// A branch, tag or commit
+        #[arg(long, value_name = "REVISION", default_value = "main")]
+        revision: String,
+        #[command(flatten)]
+        models: ModelsDir,
+    },
+    /// List the models that --model knows by name
+    List {
+        #[command(flatten)]
+        models: ModelsDir,
+    },
+    /// Look whether a model is sound and how fast it runs here; exit code 1 when something fails
+    Verify {
+        /// The model: `nano`, its folder, or its name
+        #[arg(value_name = "NAME|DIR")]
+        model: String,
+        #[command(flatten)]
+        models: ModelsDir,
+        #[command(flatten)]
+        swap: AllowSwap,
+    },
+    /// Write a model of random weights in the released layout, for benches
+    ///
+    /// It runs as a released model of its shape does, and its verdicts mean nothing.
+    Synthesize {
+        /// The released model whose shapes it has
+        #[arg(long, value_enum, value_name = "MODEL")]
+        like: Like,
+        /// Fewer or more layers than that model
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+        layers: Option<u16>,
+        /// Another seed gives other numbers
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        seed: u64,
+        /// The folder to write; missing or empty
+        dir: PathBuf,
+    },
+}
+
+/// Which released model a random one is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Like {
+    /// gpt-oss-safeguard-20b, 13.8 GB
+    #[value(name = "20b")]
+    B20,
+    /// gpt-oss-safeguard-120b, 65.2 GB
+    #[value(name = "120b")]
+    B120,
+    /// safeguard-nano, 6.3 MB
+    Nano,
 }
 
 impl Args {
@@ -198,6 +283,12 @@ mod tests {
             ("safeguard policy lint", 2),
             ("safeguard model logits dir", 2),
             ("safeguard model logits dir --ids f --last x", 2),
+            ("safeguard model pull", 2),
+            ("safeguard model verify", 2),
+            ("safeguard model list d", 2),
+            ("safeguard model synthesize d", 2),
+            ("safeguard model synthesize --like 7b d", 2),
+            ("safeguard model synthesize --like 20b --layers 0 d", 2),
             ("safeguard --version", 0),
             ("safeguard sql --help", 0),
         ];

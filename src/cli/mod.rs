@@ -2,11 +2,12 @@
 //!
 //! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
 //! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
-//! results with `table` and `value`. Knows the engine's sessions, the policies' lint and the model's logits, and
-//! decides nothing about any of them.
+//! results with `table` and `value`; `models` does what concerns model folders. Knows the engine's sessions, the
+//! policies' lint and the models, and decides nothing about any of them.
 
 mod args;
 mod interrupt;
+mod models;
 mod output;
 mod progress;
 mod prompt;
@@ -19,7 +20,6 @@ use crate::config::{self, Config, POLICY_BYTES_MAX};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::tokenizer::Tokenizer;
-use crate::model::{GptOss, parse_ids, write_logits};
 use crate::policy::lint::{Level, lint};
 use args::{Args, Command, Source};
 use interrupt::Interrupts;
@@ -47,7 +47,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Sql(args) => sql(args).await,
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
-        Command::Model(args::Model::Logits { dir, ids, last }) => logits(&dir, &ids, last),
+        Command::Model(command) => models::run(command),
     }
 }
 
@@ -75,6 +75,8 @@ async fn sql(args: args::Sql) -> ExitCode {
     let config = Config {
         data_dir,
         model: args.model,
+        models_dir: args.models.get(),
+        allow_swap: args.swap.allow_swap,
     };
     let (engine, session) = match open(config).await {
         Ok(opened) => opened,
@@ -186,23 +188,6 @@ fn policy_source(path: &Path) -> Result<String, String> {
             path.display()
         )),
         false => Ok(source),
-    }
-}
-
-fn logits(dir: &Path, ids: &Path, last: Option<usize>) -> ExitCode {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = || -> Result<(), String> {
-        let ids = text_of(ids)?;
-        let ids = parse_ids(&ids).map_err(|error| error.to_string())?;
-        let model = GptOss::open(dir).map_err(|error| error.to_string())?;
-        write_logits(&model, &ids, last, &mut out).map_err(|error| error.to_string())
-    };
-    match { written }() {
-        Ok(()) => match out.flush() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => cannot_write(&error),
-        },
-        Err(message) => failed(&message),
     }
 }
 

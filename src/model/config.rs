@@ -8,6 +8,7 @@
 use super::ModelError;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::path::Path;
 
 /// Elements that share one scale in MXFP4; the width of every quantised matrix is a multiple of it.
 pub const MXFP4_BLOCK: usize = 32;
@@ -86,6 +87,17 @@ pub struct Config {
 const HEAD_DIM_MULTIPLE: usize = 32;
 
 impl Config {
+    /// Reads `config.json` of a model's folder.
+    pub fn open(dir: &Path) -> Result<Config, ModelError> {
+        Config::parse(&Config::read(dir)?)
+    }
+
+    /// The bytes of `config.json` in a model's folder.
+    pub(super) fn read(dir: &Path) -> Result<Vec<u8>, ModelError> {
+        let path = dir.join("config.json");
+        std::fs::read(&path).map_err(|source| ModelError::Read { path, source })
+    }
+
     /// Reads the bytes of `config.json`.
     pub fn parse(json: &[u8]) -> Result<Config, ModelError> {
         let value: Value = serde_json::from_slice(json).map_err(ModelError::ConfigSyntax)?;

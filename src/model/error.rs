@@ -2,6 +2,7 @@
 //!
 //! Every message names the file, key, tensor or limit it is about. Nothing here is a bug of ours: those panic.
 
+use super::memory::Needs;
 use std::path::PathBuf;
 
 /// Why a model cannot be loaded or asked.
@@ -102,6 +103,18 @@ pub enum ModelError {
         /// Third index.
         block: usize,
     },
+    /// Running the model would read its weights from disk at every step.
+    #[error(
+        "the model needs {} of memory ({} of weights, {} of keys and values, {} of room to work), {} are available",
+        gigabytes(needs.total()), gigabytes(needs.weights), gigabytes(needs.keys), gigabytes(needs.working),
+        gigabytes(*available)
+    )]
+    Memory {
+        /// What it needs.
+        needs: Needs,
+        /// Bytes.
+        available: u64,
+    },
     /// A token id that the model has no embedding for, or no row of logits.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenId {
@@ -133,4 +146,8 @@ pub enum ModelError {
     /// Logits could not be written out.
     #[error("cannot write logits: {0}")]
     Write(#[source] std::io::Error),
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }

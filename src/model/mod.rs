@@ -16,8 +16,11 @@ mod error;
 mod experts;
 mod gpt_oss;
 mod kv_cache;
+pub mod layout;
 mod linear;
+pub mod memory;
 mod rope;
+pub mod scan;
 pub mod tokenizer;
 mod weights;
 

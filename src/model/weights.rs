@@ -120,6 +120,11 @@ impl Weights {
         self.files.iter().map(WeightFile::bytes)
     }
 
+    /// The names of all tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
     /// The name of the file that holds `stored`.
     pub fn file_of(&self, stored: &Stored) -> &str {
         &self.files[stored.file].name
