@@ -26,8 +26,11 @@ pub struct Golden {
 
 impl Golden {
     fn digest(&self) -> Digest {
+        // A table gives its rows in any order.
+        let mut rows: Vec<[&Arc<str>; 2]> = self.rows.iter().map(|r| [&r.text, &r.label]).collect();
+        rows.sort_unstable();
         let mut hasher = blake3::Hasher::new();
-        for part in self.rows.iter().flat_map(|row| [&row.text, &row.label]) {
+        for part in rows.into_iter().flatten() {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
@@ -148,8 +151,8 @@ pub fn in_words(row: &CalibrationRow) -> String {
             row.scored, row.target
         ),
         None => format!(
-            "every text is reasoned about: of the {above} golden rows with the largest gaps {right} are right, which is \
-             no more than {bound:.3} for certain, below the target of {}",
+            "every text is reasoned about: of the {above} golden rows with the largest gaps {right} are right, which \
+             proves no more than {bound:.3}, below the target of {}",
             row.target
         ),
     }
@@ -193,8 +196,8 @@ mod tests {
             ),
             (
                 row(None, 190, 90, 85, 0.88),
-                "every text is reasoned about: of the 90 golden rows with the largest gaps 85 are right, which is no \
-                 more than 0.880 for certain, below the target of 0.95",
+                "every text is reasoned about: of the 90 golden rows with the largest gaps 85 are right, which proves \
+                 no more than 0.880, below the target of 0.95",
             ),
         ];
         for (row, said) in cases {

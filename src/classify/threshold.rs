@@ -187,8 +187,8 @@ mod tests {
             ("all right", rows(200, &[]), 0.95, Some(0.0), 200, 200),
             ("all wrong", rows(200, &all), 0.95, None, 72, 0),
             ("every other", rows(200, &half), 0.95, None, 200, 100),
-            // 200 rows: 72, 90, 108, 126, 145, 163, 181, 200 above.
-            ("wrong below", rows(200, &tail), 0.95, Some(92.0), 108, 104),
+            // 72, 90, 108, 126, .. above.
+            ("wrong below", rows(200, &tail), 0.95, Some(110.0), 90, 90),
             (
                 "one wrong at the top",
                 rows(200, &[0]),
@@ -201,9 +201,9 @@ mod tests {
                 "a lower target",
                 rows(200, &tail),
                 0.7,
-                Some(37.0),
-                163,
-                131,
+                Some(27.0),
+                173,
+                136,
             ),
         ];
         for (what, rows, target, gap, above, right) in cases {

@@ -8,8 +8,8 @@ use super::Engine;
 use super::publish::{as_text, external};
 use crate::classify::calibrate::{Golden, in_words};
 use crate::config::CALIBRATION_TARGET;
-use crate::policy::golden::GoldenSet;
-use crate::policy::{PolicyError, Version, folder};
+use crate::policy::golden::{GoldenRow, GoldenSet};
+use crate::policy::{Version, folder};
 use crate::store::CalibrationRow;
 use datafusion::arrow::array::{
     ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
@@ -25,7 +25,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use safeguard_udfs::{ClassifyError, SafeguardSettings, Statement};
+use safeguard_udfs::{SafeguardSettings, Statement};
 use std::sync::{Arc, LazyLock};
 
 const NAME: &str = "safeguard_calibrate";
@@ -112,11 +112,11 @@ fn shipped(version: &Version) -> Result<Source> {
             source: "shipped".into(),
             rows,
         }))),
-        None => Err(external(PolicyError::Golden {
-            name: version.name.to_string(),
-            line: 0,
-            why: String::new(),
-        })),
+        None => Err(DataFusionError::Configuration(format!(
+            "no golden set is shipped for policy \"{0}\"; {NAME}('{0}', {CALIBRATION_TARGET}, 'golden') takes one from \
+             table golden with columns text and label",
+            version.name
+        ))),
     }
 }
 
@@ -191,7 +191,9 @@ async fn golden_plan(name: &str, session: &dyn Session) -> Result<Arc<dyn Execut
         .map(|column| table.schema().index_of(column).ok())
         .collect();
     let Some(columns) = columns else {
-        return plan_err!("golden table '{name}' must have the columns text and label");
+        return Err(DataFusionError::Configuration(format!(
+            "{NAME}: table {name} must have the columns text and label"
+        )));
     };
     table.scan(session, Some(&columns), &[], None).await
 }
@@ -235,7 +237,7 @@ impl PartitionStream for Run {
                     &statement(&context),
                 )
                 .await
-                .map_err(failed)?;
+                .map_err(|error| DataFusionError::External(Box::new(error)))?;
             batch(&row)
         };
         Box::pin(RecordBatchStreamAdapter::new(
@@ -263,7 +265,7 @@ async fn read(
     table: Arc<dyn ExecutionPlan>,
     context: &Arc<TaskContext>,
     version: &Version,
-) -> Result<Vec<crate::policy::golden::GoldenRow>> {
+) -> Result<Vec<GoldenRow>> {
     let mut batches = execute_stream(table, Arc::clone(context))?;
     let mut set = GoldenSet::new(&version.policy);
     let mut row = 0;
@@ -278,10 +280,6 @@ async fn read(
         }
     }
     Ok(set.rows())
-}
-
-fn failed(error: ClassifyError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 fn batch(row: &CalibrationRow) -> Result<RecordBatch> {
