@@ -1,5 +1,7 @@
 -- The current label of each policy and text: what a person said last, whatever the policy's version; else the latest
 -- verdict under the text of the policy's current version. A text that is undecided shows as 'undecided', never as allowed.
+-- What a model scored gives way to what the same model reasoned, whenever that was: scores that mode auto did not trust,
+-- and those of a calibration, are verdicts too.
 -- The policy's text is matched by digest, so that verdicts count again when a policy goes back to an earlier text.
 CREATE OR REPLACE VIEW safeguard.labels AS
 WITH said AS (
@@ -11,7 +13,8 @@ WITH said AS (
         v.stage,
         'verdict' AS source,
         v.judged_at,
-        v.verdict_digest AS tie
+        v.verdict_digest AS tie,
+        v.model_digest
     FROM safeguard.verdicts AS v
     JOIN safeguard.policies AS p ON v.policy = p.name AND v.policy_digest = p.digest
     UNION ALL
@@ -23,17 +26,26 @@ WITH said AS (
         'human' AS stage,
         'override' AS source,
         o.decided_at AS judged_at,
-        '' AS tie
+        '' AS tie,
+        '' AS model_digest
     FROM safeguard.overrides AS o
+),
+weighed AS (
+    SELECT
+        *,
+        stage = 'score' AND max(CASE WHEN stage = 'reason' THEN 1 ELSE 0 END) OVER (
+            PARTITION BY policy, text_digest, model_digest
+        ) = 1 AS outdone
+    FROM said
 ),
 ranked AS (
     SELECT
         *,
         row_number() OVER (
             PARTITION BY policy, text_digest
-            ORDER BY source, judged_at DESC, violates IS NULL, tie
+            ORDER BY source, outdone, judged_at DESC, violates IS NULL, tie
         ) AS place
-    FROM said
+    FROM weighed
 )
 SELECT policy, text_digest, label, violates, stage, source, judged_at
 FROM ranked

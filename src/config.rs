@@ -59,6 +59,13 @@ pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
 
+/// Share of right labels that a calibration asks of scores, where nobody says another.
+pub const CALIBRATION_TARGET: f64 = 0.95;
+/// Chance that a calibration trusts scores that do not deserve it.
+pub const CALIBRATION_RISK: f64 = 0.05;
+/// Thresholds that a calibration tries.
+pub const CALIBRATION_STEPS: usize = 8;
+
 /// What the command line and the settings file said, checked.
 #[derive(Debug, Clone)]
 pub struct Config {

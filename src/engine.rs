@@ -4,6 +4,7 @@
 //! asked. Every caller (a command, a job, a connection) goes through here, and so through the same classifier stack.
 //! Knows nothing of sockets, terminals or how rows are shown.
 
+mod calibrate;
 mod files;
 mod publish;
 mod script;
@@ -13,6 +14,7 @@ pub use script::Statement;
 use crate::backend::local::Local;
 use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
+use crate::classify::cascade::Cascade;
 use crate::config::Config;
 use crate::error::Error;
 use crate::model::memory::check_memory;
@@ -27,6 +29,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The catalog of every session.
@@ -42,7 +45,7 @@ pub struct Engine {
     store: Store,
     policies: Arc<Registry>,
     model: ModelIdentity,
-    classifier: Arc<dyn Classifier>,
+    classifier: Arc<Cascade>,
     tables: Arc<dyn SchemaProvider>,
 }
 
@@ -104,7 +107,8 @@ impl Engine {
         let builder = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features();
-        let state = install(builder, Arc::clone(&self.classifier)).build();
+        let classifier: Arc<Cascade> = Arc::clone(&self.classifier);
+        let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
         let catalog = context
             .catalog(CATALOG)
@@ -113,6 +117,7 @@ impl Engine {
             .register_schema("safeguard", Arc::clone(&self.tables))
             .expect("bug: the catalog takes schemas");
         publish::register(&context, self.clone(), user);
+        calibrate::register(&context, self.clone());
         Session {
             engine: self.clone(),
             context,
@@ -290,7 +295,8 @@ impl Session {
         if summary.distinct_texts == 0 {
             return Vec::new();
         }
-        let mut notices = vec![notice(&summary)];
+        let mut notices = ended.scope.tally().notes();
+        notices.push(notice(&summary));
         let status = match end {
             End::Done => "ok".to_owned(),
             End::Cancelled => "57014: cancelled".to_owned(),

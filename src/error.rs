@@ -177,7 +177,7 @@ fn of_classify(error: &ClassifyError) -> &'static str {
         ClassifyError::UnknownPolicy { .. } => "42704",
         ClassifyError::InvalidPolicy { .. } => "22023",
         ClassifyError::Unsupported(_) => "0A000",
-        ClassifyError::TooManyUndecided { .. } => "53400",
+        ClassifyError::TooManyUndecided { .. } | ClassifyError::Unscored { .. } => "53400",
         ClassifyError::Store(_) => "58030",
         ClassifyError::Backend(_) => "58000",
     }

@@ -3,8 +3,8 @@
 //! # The flow, one file an arrow
 //!
 //! SQL → [`engine`] (a session) → `safeguard_udfs::hoist` (calls become columns) → `safeguard_udfs::exec` (distinct
-//! texts by policy) → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] → [`model`] → [`store`] (before
-//! it is returned) → `safeguard_udfs` (Arrow) → [`cli`].
+//! texts by policy) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] →
+//! [`model`] → [`store`] (before it is returned) → `safeguard_udfs` (Arrow) → [`cli`].
 //!
 //! # Floors
 //!

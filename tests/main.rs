@@ -1,5 +1,7 @@
 //! The one integration binary: every file of tests linked once, a module for each thing that is shown to hold.
 
+/// Mode auto through the whole program, on a scripted backend.
+mod auto;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.

@@ -15,7 +15,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use safeguard_udfs::{Scripted, install};
 use sqllogictest::{DBOutput, DefaultColumnType, Runner};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const ROWS: i64 = 20_000;
@@ -165,7 +165,7 @@ impl sqllogictest::AsyncDB for Session {
     async fn shutdown(&mut self) {}
 }
 
-fn column_type(data_type: &DataType) -> DefaultColumnType {
+pub fn column_type(data_type: &DataType) -> DefaultColumnType {
     match data_type {
         t if t.is_integer() => DefaultColumnType::Integer,
         t if t.is_floating() => DefaultColumnType::FloatingPoint,
@@ -173,7 +173,7 @@ fn column_type(data_type: &DataType) -> DefaultColumnType {
     }
 }
 
-fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
+pub fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
     let options = FormatOptions::default().with_null("NULL");
     let formatters: Vec<_> = batch
         .columns()
@@ -187,6 +187,17 @@ fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
     (0..batch.num_rows())
         .map(|row| formatters.iter().map(|f| cell(f, row)).collect())
         .collect()
+}
+
+/// The `.slt` files of a folder of this repository.
+pub fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "slt"));
+    files.sort();
+    assert!(!files.is_empty());
+    files
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,15 +215,10 @@ async fn every_file_holds() {
         .await
         .unwrap();
 
-    let mut files: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slt"))
-        .unwrap()
-        .collect();
-    files.sort_by_key(|file| file.as_ref().unwrap().path());
-    assert!(!files.is_empty());
+    let files = files("tests/slt");
     let complete = std::env::var_os("SLT_COMPLETE").is_some();
     let mut failed = Vec::new();
-    for file in files {
-        let path = file.unwrap().path();
+    for path in files {
         let make = || async { Ok(Session::new(&parquet).await) };
         let mut runner = Runner::new(make);
         let run = match complete {

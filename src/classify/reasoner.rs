@@ -9,7 +9,7 @@ use crate::policy::{Registry, Version};
 use crate::store::now;
 use futures::stream::{self, BoxStream, StreamExt};
 use safeguard_udfs::{
-    Answer as Wait, Classifier, ClassifyError, Decision, Mode, Provenance, Reason, Request, Source,
+    Answer as Wait, Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source,
     Stage, Undecided, Verdict,
 };
 use std::sync::Arc;
@@ -41,14 +41,6 @@ impl Reasoner {
             backend: Arc::clone(&self.backend),
             request: request.clone(),
         })
-    }
-}
-
-/// The mode that a setting means: without a calibration, `auto` reasons.
-pub fn effective(mode: Mode) -> Mode {
-    match mode {
-        Mode::Auto => Mode::Reason,
-        mode => mode,
     }
 }
 
@@ -100,7 +92,7 @@ impl Questions {
         Prompt {
             policy: Arc::clone(&self.policy),
             text: Arc::clone(&self.request.texts[i]),
-            mode: effective(settings.mode),
+            mode: settings.mode,
             effort: settings.effort,
             lane: settings.lane,
         }
@@ -128,7 +120,11 @@ impl Questions {
 
     async fn ask(&self, i: usize) -> Result<Decision, ClassifyError> {
         let stored_only = self.request.settings.answer == Wait::Stored;
-        if stored_only || !self.request.tally.begin(|| self.tokens(i)) {
+        let may_begin = || {
+            let request = &self.request;
+            request.tally.begin(request.again, || self.tokens(i))
+        };
+        if stored_only || !may_begin() {
             return Ok(self.undecided(Reason::Budget, Source::Unasked));
         }
         match self.backend.ask(self.prompt(i)).await {
@@ -163,6 +159,7 @@ impl Questions {
             label: Arc::clone(&policy.labels[index]),
             violates: index != policy.allowed,
             score: Some(1.0 - probabilities[policy.allowed]),
+            gap: Some(gap(&probabilities, index)),
             rationale: analysis.map(Arc::from),
             rules: rules.unwrap_or_default(),
             stage: if reasoned {
@@ -176,5 +173,29 @@ impl Questions {
                 ..self.provenance(Source::Asked)
             },
         })
+    }
+}
+
+/// Log-odds of the best label against the next; finite, because a probability can round to 0.
+fn gap(probabilities: &[f64], best: usize) -> f64 {
+    let others = probabilities.iter().enumerate().filter(|(i, _)| *i != best);
+    let next = others.map(|(_, p)| *p).fold(f64::MIN_POSITIVE, f64::max);
+    (probabilities[best].ln() - next.ln()).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_finite_and_not_negative() {
+        let check = |probabilities: &[f64], best, want: f64| {
+            let got = gap(probabilities, best);
+            assert!((got - want).abs() < 1e-9, "{probabilities:?}: {got}");
+        };
+        check(&[0.5, 0.5], 0, 0.0);
+        check(&[0.25, 0.75], 1, 3_f64.ln());
+        check(&[0.1, 0.6, 0.3], 1, 2_f64.ln());
+        check(&[0.0, 1.0], 1, -f64::MIN_POSITIVE.ln());
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! Takes requests, looks their keys up in the store, passes the rest on. Two sessions that want the same key at the same
 //! time ask once. Facts are stored: verdicts, and undecided for a reason that lies in the text; what passes (a spent
-//! budget, a failing backend) is not. Knows what a key is made of; knows nothing of how a text is judged.
+//! budget, a failing backend) is not. Settings that reach it never say `auto`: see [`super::cascade`]. Knows what a key is made of; knows nothing of how a text is judged.
 
 use super::flight::{Claim, Flights, Ticket};
-use super::reasoner::effective;
 use crate::backend::ModelIdentity;
 use crate::config::STORE_COMMIT_ROWS_MAX;
 use crate::policy::{CONTRACT_VERSION, Registry, Version};
@@ -13,8 +12,8 @@ use crate::store::{Digest, Record, Store, text_digest};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use safeguard_udfs::{
-    Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
-    Verdict,
+    Classifier, ClassifyError, Decision, Provenance, Reason, Request, SafeguardSettings, Source,
+    Stage, Undecided, Verdict,
 };
 use std::sync::Arc;
 
@@ -51,9 +50,8 @@ impl Recall {
         }
     }
 
-    /// What the decision depends on. Two requests with the same key are the same fact.
-    fn key(&self, version: &Version, request: &Request, text: &Digest) -> Digest {
-        let settings = &request.settings;
+    /// What the decision depends on beside the text.
+    fn judge(&self, version: &Version, settings: &SafeguardSettings) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -64,28 +62,53 @@ impl Recall {
         part(&CONTRACT_VERSION.to_le_bytes());
         // The model's digest holds weights, tokenizer, template, arithmetic and greedy decoding.
         part(self.model.digest.as_bytes());
-        part(effective(settings.mode).as_str().as_bytes());
+        part(settings.mode.as_str().as_bytes());
         part(settings.effort.as_str().as_bytes());
-        part(text);
-        *hasher.finalize().as_bytes()
+        hasher
+    }
+
+    /// Digest of what a decision under these settings depends on beside the text. Their mode must not be `auto`, which
+    /// is a way to choose between facts and not a fact.
+    pub fn judge_digest(&self, version: &Version, settings: &SafeguardSettings) -> Digest {
+        *self.judge(version, settings).finalize().as_bytes()
+    }
+
+    /// The key of each text: what its decision depends on. Two requests with the same key are the same fact.
+    fn keys(&self, version: &Version, request: &Request, texts: &[Digest]) -> Vec<Digest> {
+        let judge = self.judge(version, &request.settings);
+        let key = |text: &Digest| {
+            let mut hasher = judge.clone();
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text);
+            *hasher.finalize().as_bytes()
+        };
+        texts.iter().map(key).collect()
+    }
+
+    /// What is stored for each text of the request, in order; asks nobody.
+    ///
+    /// # Errors
+    /// An unknown policy, a failing store.
+    pub async fn stored(&self, request: &Request) -> Result<Vec<Option<Decision>>, ClassifyError> {
+        let version = self.policies.resolve(&request.policy)?;
+        let texts: Vec<Digest> = request.texts.iter().map(|text| text_digest(text)).collect();
+        let keys = self.keys(&version, request, &texts);
+        let stored = self.store.recall(&keys).await.map_err(store_failed)?;
+        let usable = |record: Arc<Record>| usable(&record, request).then(|| decision(&record));
+        Ok(stored.into_iter().map(|r| r.and_then(usable)).collect())
     }
 
     fn decide(self, request: Request) -> BoxFuture<'static, Result<Decisions, ClassifyError>> {
         Box::pin(async move {
             let version = self.policies.resolve(&request.policy)?;
             let texts: Vec<Digest> = request.texts.iter().map(|text| text_digest(text)).collect();
-            let keys: Vec<Digest> = texts
-                .iter()
-                .map(|text| self.key(&version, &request, text))
-                .collect();
+            let keys = self.keys(&version, &request, &texts);
             // Claimed before looking: a key that is free now, and is not stored, is nobody else's to ask.
             let (mut claim, tickets) = self.flights.claim(&keys);
             let stored = self.store.recall(&keys).await.map_err(store_failed)?;
             let (mut known, mut mine, mut others) = (Vec::new(), Vec::new(), Vec::new());
             for (i, (stored, ticket)) in stored.into_iter().zip(tickets).enumerate() {
-                let fresh =
-                    |r: &Arc<Record>| r.label.is_some() || !request.settings.retry_undecided;
-                match (stored.filter(fresh), ticket) {
+                match (stored.filter(|r| usable(r, &request)), ticket) {
                     (Some(record), _) => {
                         claim.release(&keys[i]);
                         known.push(Ok((i, decision(&record))));
@@ -202,7 +225,7 @@ impl Asked {
             Err(_) => return None,
         };
         let verdict = decision.as_ref().ok();
-        let mode = effective(request.settings.mode).as_str();
+        let mode = request.settings.mode.as_str();
         Some(Record {
             verdict_digest: self.keys[i],
             policy: Arc::clone(&self.version.name),
@@ -212,6 +235,7 @@ impl Asked {
             label: verdict.map(|v| Arc::clone(&v.label)),
             violates: verdict.map(|v| v.violates),
             score: verdict.and_then(|v| v.score),
+            gap: verdict.and_then(|v| v.gap),
             rationale: verdict.and_then(|v| v.rationale.clone()),
             rules: verdict.map(|v| v.rules.clone()).unwrap_or_default(),
             reason: decision.as_ref().err().map(|u| u.reason.as_str().into()),
@@ -225,6 +249,11 @@ impl Asked {
             judged_at: provenance.judged_at,
         })
     }
+}
+
+/// Whether the request is content with what is stored.
+fn usable(record: &Record, request: &Request) -> bool {
+    record.label.is_some() || !request.settings.retry_undecided
 }
 
 fn store_failed(error: impl std::fmt::Display) -> ClassifyError {
@@ -257,6 +286,7 @@ fn decision(record: &Record) -> Decision {
         // The store holds both or neither; were it otherwise, the text would not be cleared by it.
         violates: record.violates.unwrap_or(true),
         score: record.score,
+        gap: record.gap,
         rationale: record.rationale.clone(),
         rules: record.rules.clone(),
         stage: stage.unwrap_or(Stage::Reason),

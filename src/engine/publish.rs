@@ -83,7 +83,7 @@ impl TableFunctionImpl for Publish {
     }
 }
 
-fn as_text(expr: &Expr) -> Option<&str> {
+pub(super) fn as_text(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Literal(
             ScalarValue::Utf8(Some(text))
@@ -95,7 +95,7 @@ fn as_text(expr: &Expr) -> Option<&str> {
     }
 }
 
-fn external(error: PolicyError) -> DataFusionError {
+pub(super) fn external(error: PolicyError) -> DataFusionError {
     DataFusionError::External(Box::new(ClassifyError::from(error)))
 }
 

@@ -65,6 +65,17 @@ pub fn shipped() -> Vec<PolicyFile> {
         .collect()
 }
 
+/// The golden set that is shipped for policies of this name, if its labels are this policy's; `None` where none is shipped.
+///
+/// # Errors
+/// [`PolicyError::Golden`] where a version of a shipped policy declares other labels.
+pub fn shipped_golden(policy: &Policy) -> Result<Option<Vec<GoldenRow>>, PolicyError> {
+    let shipped = SHIPPED.iter().find(|(name, ..)| **name == *policy.name);
+    shipped
+        .map(|(_, _, csv)| golden::parse(csv, policy))
+        .transpose()
+}
+
 /// Reads every sub-folder of a policies folder, by name. Plain files and names that begin with a dot are passed over.
 ///
 /// # Errors

@@ -43,38 +43,69 @@ pub fn parse(csv: &str, policy: &Policy) -> Result<Vec<GoldenRow>, PolicyError> 
             ),
         ));
     }
-    let mut rows = Vec::new();
-    let mut seen: HashMap<Arc<str>, u64> = HashMap::new();
+    let mut set = GoldenSet::new(policy);
     for record in reader.records() {
         let record = record.map_err(|error| bad(line_of(&error), describe(&error)))?;
         let line = record.position().map_or(0, csv::Position::line);
-        let (text, label) = (&record[0], &record[1]);
+        set.push(line, &record[0], &record[1])?;
+    }
+    Ok(set.rows())
+}
+
+/// A golden set in the making, wherever its rows come from.
+#[derive(Debug)]
+pub struct GoldenSet<'a> {
+    policy: &'a Policy,
+    rows: Vec<GoldenRow>,
+    /// The line of each text.
+    seen: HashMap<Arc<str>, u64>,
+}
+
+impl<'a> GoldenSet<'a> {
+    /// An empty one for a policy.
+    pub fn new(policy: &'a Policy) -> Self {
+        let (rows, seen) = (Vec::new(), HashMap::new());
+        Self { policy, rows, seen }
+    }
+
+    /// Takes the row that begins on a line.
+    ///
+    /// # Errors
+    /// [`PolicyError::Golden`] for an empty text, one that was there before, a label that the policy does not declare,
+    /// and a row too many.
+    pub fn push(&mut self, line: u64, text: &str, label: &str) -> Result<(), PolicyError> {
+        let bad = |why: String| PolicyError::Golden {
+            name: self.policy.name.to_string(),
+            line,
+            why,
+        };
         if text.trim().is_empty() {
-            return Err(bad(line, "its text is empty".to_owned()));
+            return Err(bad("its text is empty".to_owned()));
         }
-        let Some(label) = policy.labels.iter().find(|known| &***known == label) else {
-            let known = policy.labels.join(", ");
-            return Err(bad(
-                line,
-                format!("label \"{}\" is not one of: {known}", label.escape_debug()),
-            ));
+        let labels = &self.policy.labels;
+        let Some(label) = labels.iter().find(|known| &***known == label) else {
+            let known = labels.join(", ");
+            let label = label.escape_debug();
+            return Err(bad(format!("label \"{label}\" is not one of: {known}")));
         };
         let text: Arc<str> = Arc::from(text);
-        if let Some(first) = seen.insert(Arc::clone(&text), line) {
-            return Err(bad(
-                line,
-                format!("its text stands on line {first} already"),
-            ));
+        if let Some(first) = self.seen.insert(Arc::clone(&text), line) {
+            return Err(bad(format!("its text stands on line {first} already")));
         }
-        rows.push(GoldenRow {
+        if self.rows.len() == GOLDEN_ROWS_MAX {
+            return Err(bad(format!("more than {GOLDEN_ROWS_MAX} rows")));
+        }
+        self.rows.push(GoldenRow {
             text,
             label: Arc::clone(label),
         });
-        if rows.len() > GOLDEN_ROWS_MAX {
-            return Err(bad(line, format!("more than {GOLDEN_ROWS_MAX} rows")));
-        }
+        Ok(())
     }
-    Ok(rows)
+
+    /// The rows in the order in which they came.
+    pub fn rows(self) -> Vec<GoldenRow> {
+        self.rows
+    }
 }
 
 fn line_of(error: &csv::Error) -> u64 {

@@ -126,6 +126,7 @@ pub(super) static VERDICTS: Table = Table {
         column("tokens_in", "v.tokens_in", Kind::Int),
         column("tokens_out", "v.tokens_out", Kind::Int),
         column("judged_at", "v.judged_at", Kind::Time),
+        nullable("gap", "v.gap", Kind::Float),
     ],
 };
 
@@ -200,5 +201,32 @@ pub(super) static QUERIES: Table = Table {
         column("tokens_in", "tokens_in", Kind::Int),
         column("tokens_out", "tokens_out", Kind::Int),
         column("seconds", "seconds", Kind::Float),
+    ],
+};
+
+/// How far the scores of a policy and a model are trusted.
+pub(super) static CALIBRATIONS: Table = Table {
+    name: "calibrations",
+    from: "calibrations",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("scorer_digest", "scorer_digest", Kind::Hex),
+        column("policy", "policy", Kind::Text),
+        column("policy_version", "policy_version", Kind::Int),
+        column("policy_digest", "policy_digest", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("golden", "golden", Kind::Text),
+        column("golden_digest", "golden_digest", Kind::Hex),
+        column("target", "target", Kind::Float),
+        nullable("gap", "gap", Kind::Float),
+        column("golden_rows", "golden_rows", Kind::Int),
+        column("scored", "scored", Kind::Int),
+        column("scored_right", "scored_right", Kind::Int),
+        column("rows_above", "rows_above", Kind::Int),
+        column("right_above", "right_above", Kind::Int),
+        column("bound", "bound", Kind::Float),
+        column("calibrated_at", "calibrated_at", Kind::Time),
     ],
 };

@@ -171,7 +171,7 @@ impl<'a> Fetch<'a> {
     ) -> rusqlite::Result<Fetch<'a>> {
         let select = snapshot.prepare_cached(
             "SELECT verdict_digest, judge, text_digest, label, violates, score, reason,
-                    tokens_in, tokens_out, judged_at, rules, rationale
+                    tokens_in, tokens_out, judged_at, rules, rationale, gap
              FROM verdicts WHERE id = ?1",
         )?;
         Ok(Fetch {
@@ -207,6 +207,7 @@ impl<'a> Fetch<'a> {
             label: word(&mut self.words, row, 3)?,
             violates: row.get(4)?,
             score: row.get(5)?,
+            gap: row.get(12)?,
             rationale: row.get(11)?,
             rules: rules(row.get_ref(10)?.as_str_or_null()?)?,
             reason: word(&mut self.words, row, 6)?,

@@ -1,7 +1,7 @@
 //! The verdict store: the only files that touch verdicts on disk.
 //!
 //! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
-//! of policies, overrides, the log of statements, and all of it as tables for SQL. SQLite in WAL mode behind it: one
+//! of policies, overrides, calibrations, the log of statements, and all of it as tables for SQL. SQLite in WAL mode behind it: one
 //! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
 //! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
 //! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.
@@ -11,6 +11,7 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod calibrations;
 mod columns;
 mod create;
 mod error;
@@ -27,7 +28,8 @@ mod writer;
 
 pub use error::StoreError;
 pub use records::{
-    Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest, to_hex,
+    CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
+    to_hex,
 };
 pub use tables::{OverrideCheck, StoreSchema};
 
@@ -174,6 +176,25 @@ impl Store {
         self.write(Work::Query(Box::new(query))).await
     }
 
+    /// Stores a calibration; gives its id.
+    pub async fn append_calibration(&self, row: CalibrationRow) -> Result<i64, StoreError> {
+        self.write(Work::Calibration(Box::new(row))).await
+    }
+
+    /// The latest calibration of a scorer, by any process.
+    pub async fn calibration(
+        &self,
+        scorer_digest: Digest,
+    ) -> Result<Option<CalibrationRow>, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let reader = inner.readers.take()?;
+            calibrations::latest(&reader, &scorer_digest)
+                .map_err(|e| StoreError::sqlite(inner.readers.path(), e))
+        })
+        .await
+    }
+
     /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
     /// and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
@@ -182,8 +203,8 @@ impl Store {
         Ok(u64::try_from(changed).expect("bug: a negative count of rows"))
     }
 
-    /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries. `check` judges what is
-    /// inserted into overrides.
+    /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
+    /// calibrations. `check` judges what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }

@@ -18,19 +18,23 @@ use std::time::{Duration, Instant};
 const APPLICATION_ID: i64 = 0x5347_7371;
 
 /// What takes a file from each `user_version` to the next.
-const MIGRATIONS: &[&str] = &[include_str!("../../sql/store/1.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../sql/store/1.sql"),
+    include_str!("../../sql/store/2.sql"),
+];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "judges",
     "verdicts",
     "policy_versions",
     "policies",
     "overrides",
     "queries",
+    "calibrations",
 ];
 
 /// Bytes of SQLite's smallest page.

@@ -67,7 +67,7 @@ async fn what_is_something_else_is_refused() {
         (
             "newer",
             "PRAGMA user_version = 99",
-            "has format 99, written by a newer safeguard; this one knows up to 1 (left as it is)",
+            "has format 99, written by a newer safeguard; this one knows up to 2 (left as it is)",
         ),
     ];
     for (name, sql, expected) in cases {
@@ -134,7 +134,7 @@ async fn a_newer_version_in_the_log_is_refused_too() {
             refused,
             StoreError::Newer {
                 found: 99,
-                known: 1,
+                known: 2,
                 ..
             }
         ),
@@ -147,6 +147,44 @@ async fn a_newer_version_in_the_log_is_refused_too() {
             .len()
             > 0
     );
+}
+
+/// What version 1 of the format wrote is there in the known one, and takes what it did not know.
+#[tokio::test]
+async fn an_older_store_is_brought_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("verdicts.db");
+    spoil(&path, MIGRATIONS[0]);
+    spoil(
+        &path,
+        &format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1"),
+    );
+    let old = verdict(1);
+    let hex = |digest| crate::store::to_hex(&digest);
+    spoil(
+        &path,
+        &format!(
+            "INSERT INTO judges VALUES (1, 'spam', 1, 'aa', 'score', 'score', 'low', 'nano', 'bb');
+             INSERT INTO verdicts VALUES (1, x'{}', 0, 1, x'{}', 'allowed', 0, 0.25, NULL, 7, 0, 9, NULL, NULL)",
+            hex(old.verdict_digest),
+            hex(old.text_digest),
+        ),
+    );
+    for _ in 0..2 {
+        let store = Store::open(dir.path()).unwrap();
+        store.append(vec![verdict(2)]).await.unwrap();
+        let keys = [old.verdict_digest, verdict(2).verdict_digest];
+        let found = store.recall(&keys).await.unwrap();
+        let known = found[0].as_ref().unwrap();
+        assert_eq!((known.score, known.gap), (Some(0.25), None));
+        assert_eq!(**found[1].as_ref().unwrap(), verdict(2));
+        assert_eq!(store.calibration([0; 32]).await.unwrap(), None);
+    }
+    let version = Connection::open(&path).unwrap();
+    let version: i64 = version
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, KNOWN);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The facts that the store keeps, as its callers know them.
 //!
-//! Plain data: verdicts (or why there is none), versions of policies, overrides by people, and what each statement cost.
-//! Digests are raw bytes here and lower-case hex in SQL. Knows nothing of SQLite or Arrow.
+//! Plain data: verdicts (or why there is none), versions of policies, overrides by people, calibrations, and what each
+//! statement cost. Digests are raw bytes here and lower-case hex in SQL. Knows nothing of SQLite or Arrow.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,6 +51,8 @@ pub struct Record {
     pub violates: Option<bool>,
     /// P(not the allowed label), where the stage gives one. Not a number is stored as none.
     pub score: Option<f64>,
+    /// Log-odds of the label against the next best one, where the stage gives them.
+    pub gap: Option<f64>,
     /// The stored why. It can quote the text; erasure blanks it.
     pub rationale: Option<Arc<str>>,
     /// Codes of the rules that the rationale names, in the policy's order.
@@ -117,6 +119,45 @@ pub struct OverrideRow {
     pub note: Option<String>,
     /// Microseconds since 1970-01-01 UTC.
     pub decided_at: i64,
+}
+
+/// From which gap on the scores of a policy and a model are trusted, and on what evidence. The latest of a scorer counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CalibrationRow {
+    /// Digest over all that a score depends on beside the text.
+    pub scorer_digest: Digest,
+    /// The policy's name, or `inline`.
+    pub policy: String,
+    /// The policy's version, from 1; 0 for an inline policy.
+    pub policy_version: u32,
+    /// See [`Record::policy_digest`].
+    pub policy_digest: String,
+    /// The model's name.
+    pub model: String,
+    /// Weights and numerics class.
+    pub model_digest: String,
+    /// Where the golden rows came from: `shipped`, or a table's name.
+    pub golden: String,
+    /// Digest over the golden rows.
+    pub golden_digest: Digest,
+    /// Share of right labels that was asked for, between 0 and 1.
+    pub target: f64,
+    /// Scores with a gap of this much or more are trusted; `None` where none are.
+    pub gap: Option<f64>,
+    /// Rows of the golden set.
+    pub golden_rows: u64,
+    /// Those with a score; the others are undecided.
+    pub scored: u64,
+    /// Those whose scored label is the golden one.
+    pub scored_right: u64,
+    /// Scored rows at or above the gap; without one, at or above the best candidate.
+    pub rows_above: u64,
+    /// Those of them that are right.
+    pub right_above: u64,
+    /// Lower confidence bound on the share of right labels among texts as far above.
+    pub bound: f64,
+    /// Microseconds since 1970-01-01 UTC.
+    pub calibrated_at: i64,
 }
 
 /// What one statement that classified did and cost.

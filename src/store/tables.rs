@@ -4,7 +4,9 @@
 //! limit and exact filters to SQLite. Only `overrides` takes an INSERT; facts are appended by the store itself, and
 //! nothing is updated or deleted through SQL.
 
-use super::columns::{OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, VERDICTS};
+use super::columns::{
+    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, VERDICTS,
+};
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
 use super::{Inner, Store, filter};
@@ -28,7 +30,15 @@ pub(super) fn all(
     store: &Store,
     check: OverrideCheck,
 ) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
-    [&VERDICTS, &POLICY_VERSIONS, &POLICIES, &OVERRIDES, &QUERIES]
+    let tables = [
+        &VERDICTS,
+        &POLICY_VERSIONS,
+        &POLICIES,
+        &OVERRIDES,
+        &QUERIES,
+        &CALIBRATIONS,
+    ];
+    tables
         .into_iter()
         .map(|table| {
             let provider = StoreTable {

@@ -1,7 +1,7 @@
 //! The tables as SQL sees them together: the view of labels, current policies, refused writes.
 
 use crate::store::tests::{rows, session, undecided, verdict, version};
-use crate::store::{Record, Store, VersionRow, text_digest, to_hex};
+use crate::store::{CalibrationRow, Record, Store, VersionRow, text_digest, to_hex};
 use datafusion::prelude::SessionContext;
 
 /// A verdict of policy `hate` with text `policy` about `text`.
@@ -12,6 +12,14 @@ fn about(text: &str, policy: &str, at: i64, n: u64) -> Record {
         text_digest: text_digest(text),
         judged_at: at,
         ..verdict(n)
+    }
+}
+
+/// The same of stage `reason`.
+fn reasoned(text: &str, at: i64, n: u64) -> Record {
+    Record {
+        stage: "reason".into(),
+        ..about(text, "new", at, n)
     }
 }
 
@@ -36,6 +44,13 @@ async fn judged() -> (Store, SessionContext) {
             reason: gone.reason,
             ..about("undecided", "new", 1, 15)
         },
+        about("scored again", "new", 2, 27),
+        reasoned("scored again", 1, 22),
+        Record {
+            model_digest: "another".into(),
+            ..about("scored by another", "new", 2, 24)
+        },
+        reasoned("scored by another", 1, 25),
         Record {
             policy: "inline".into(),
             ..about("of no policy", "new", 1, 18)
@@ -84,6 +99,14 @@ async fn labels_are_current_and_people_win() {
             "undecided",
             "hate|undecided||score|verdict|1970-01-01T00:00:00.000001Z",
         ),
+        (
+            "scored again",
+            "hate|allowed|false|reason|verdict|1970-01-01T00:00:00.000001Z",
+        ),
+        (
+            "scored by another",
+            "hate|hateful|true|score|verdict|1970-01-01T00:00:00.000002Z",
+        ),
         ("of no policy", ""),
     ];
     for (text, expected) in cases {
@@ -108,7 +131,7 @@ async fn labels_are_current_and_people_win() {
     ];
     assert_eq!(columns, expected);
     let all = rows(&session, "SELECT count(*) FROM safeguard.labels").await;
-    assert_eq!(all, ["5"]);
+    assert_eq!(all, ["7"]);
 
     // Back to the old text: its verdicts are current again.
     store
@@ -222,4 +245,51 @@ async fn the_facts_cannot_be_written_through_sql() {
         ["1"]
     );
     rows(&session, "DROP VIEW safeguard.mine").await;
+}
+
+#[tokio::test]
+async fn the_latest_calibration_of_a_scorer_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let row = |scorer: u8, gap| CalibrationRow {
+        scorer_digest: [scorer; 32],
+        policy: "hate".into(),
+        policy_version: 2,
+        policy_digest: "aa".into(),
+        model: "nano".into(),
+        model_digest: "f32:00ff".into(),
+        golden: "shipped".into(),
+        golden_digest: [9; 32],
+        target: 0.95,
+        gap,
+        golden_rows: 200,
+        scored: 190,
+        scored_right: 180,
+        rows_above: 120,
+        right_above: 119,
+        bound: 0.96,
+        calibrated_at: 5,
+    };
+    for row in [row(1, Some(2.5)), row(2, Some(1.0)), row(1, None)] {
+        store.append_calibration(row).await.unwrap();
+    }
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    let cases = [
+        (1, Some(row(1, None))),
+        (2, Some(row(2, Some(1.0)))),
+        (3, None),
+    ];
+    for (scorer, expected) in cases {
+        let latest = store.calibration([scorer; 32]).await.unwrap();
+        assert_eq!(latest, expected, "{scorer}");
+    }
+    let session = session(&store).await;
+    let sql = "SELECT * FROM safeguard.calibrations WHERE gap > 2";
+    let expected = format!(
+        "1|{}|hate|2|aa|nano|f32:00ff|shipped|{}|0.95|2.5|200|190|180|120|119|0.96|1970-01-01T00:00:00.000005Z",
+        to_hex(&[1; 32]),
+        to_hex(&[9; 32])
+    );
+    assert_eq!(rows(&session, sql).await, [expected]);
 }

@@ -20,6 +20,7 @@ pub(super) fn verdict(n: u64) -> Record {
         label: Some(if violates { "hateful" } else { "allowed" }.into()),
         violates: Some(violates),
         score: (!n.is_multiple_of(4)).then_some(n as f64 / 1_000_000.0),
+        gap: (!n.is_multiple_of(6)).then_some(n as f64 / 1_000.0),
         rationale: n
             .is_multiple_of(2)
             .then(|| format!("because of number {n}").into()),
@@ -49,6 +50,7 @@ pub(super) fn undecided(n: u64, reason: &str) -> Record {
         label: None,
         violates: None,
         score: None,
+        gap: None,
         reason: Some(reason.into()),
         rules: Vec::new(),
         rationale: None,

@@ -5,7 +5,7 @@
 //! undone alone; a failed commit fails everybody in it, and nothing of it is kept.
 
 use super::error::StoreError;
-use super::records::{Digest, OverrideRow, QueryRow, Record, VersionRow};
+use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
 use crate::config::{STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -24,6 +24,8 @@ pub(super) enum Work {
     Overrides(Vec<OverrideRow>),
     /// Append what a statement did. Gives its id.
     Query(Box<QueryRow>),
+    /// Append a calibration. Gives its id.
+    Calibration(Box<CalibrationRow>),
     /// Blank what quotes a text. Gives the rows changed.
     Erase(Digest),
 }
@@ -33,7 +35,7 @@ impl Work {
         match self {
             Work::Records(records) => records.len(),
             Work::Overrides(overrides) => overrides.len(),
-            Work::Version(_) | Work::Query(_) | Work::Erase(_) => 1,
+            Work::Version(_) | Work::Query(_) | Work::Calibration(_) | Work::Erase(_) => 1,
         }
     }
 }
@@ -226,6 +228,7 @@ impl Pen {
             Work::Records(records) => records.iter().try_for_each(|r| self.record(r)).map(|()| 0),
             Work::Overrides(rows) => rows.iter().try_for_each(|r| self.decide(r)).map(|()| 0),
             Work::Query(query) => self.query(&query),
+            Work::Calibration(row) => self.calibration(&row),
             Work::Erase(text_digest) => self.erase(&text_digest),
         };
         done.map_err(|e| StoreError::sqlite(&self.path, e))
@@ -252,8 +255,9 @@ impl Pen {
     fn insert(&self, r: &Record, judge: i64, attempt: i64) -> rusqlite::Result<usize> {
         let sql =
             "INSERT INTO verdicts (verdict_digest, attempt, judge, text_digest, label, violates,
-                       score, reason, tokens_in, tokens_out, judged_at, rules, rationale)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+                       score, reason, tokens_in, tokens_out, judged_at, rules, rationale,
+                       gap)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                    ON CONFLICT (verdict_digest, attempt) DO NOTHING";
         let rules = (!r.rules.is_empty()).then(|| {
             let codes: Vec<&str> = r.rules.iter().map(|code| &**code).collect();
@@ -273,6 +277,7 @@ impl Pen {
             r.judged_at,
             rules,
             r.rationale,
+            r.gap,
         ])
     }
 
@@ -402,6 +407,33 @@ impl Pen {
             count(q.tokens_in),
             count(q.tokens_out),
             q.seconds,
+        ])
+    }
+
+    fn calibration(&self, c: &CalibrationRow) -> rusqlite::Result<i64> {
+        let sql = "INSERT INTO calibrations (scorer_digest, policy, policy_version, policy_digest,
+                       model, model_digest, golden, golden_digest, target, gap, golden_rows,
+                       scored, scored_right, rows_above, right_above, bound, calibrated_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                       ?17)";
+        self.connection.prepare_cached(sql)?.insert(params![
+            c.scorer_digest,
+            c.policy,
+            c.policy_version,
+            c.policy_digest,
+            c.model,
+            c.model_digest,
+            c.golden,
+            c.golden_digest,
+            c.target,
+            c.gap,
+            count(c.golden_rows),
+            count(c.scored),
+            count(c.scored_right),
+            count(c.rows_above),
+            count(c.right_above),
+            c.bound,
+            c.calibrated_at,
         ])
     }
 

@@ -36,6 +36,8 @@ pub struct Request {
     pub settings: Arc<SafeguardSettings>,
     /// What the statement has spent and may still spend, shared by all its requests.
     pub tally: Arc<Tally>,
+    /// Whether these texts are in the statement's budget of texts already: a second question about them.
+    pub again: bool,
 }
 
 /// What is known of a text under a policy: a verdict, or why there is none.
@@ -50,6 +52,8 @@ pub struct Verdict {
     pub violates: bool,
     /// P(not the allowed label) in 0..=1, where the stage gives one.
     pub score: Option<f64>,
+    /// Log-odds of the label against the next best one, at least 0, where the stage gives them.
+    pub gap: Option<f64>,
     /// The stored why; for staff, not for end users.
     pub rationale: Option<Arc<str>>,
     /// Codes of the policy's rules that the rationale names, in the policy's order.
@@ -222,6 +226,16 @@ pub enum ClassifyError {
         judged: u64,
         /// The setting.
         limit: f64,
+    },
+    /// Golden rows stayed without a score for a reason that passes, so that nothing was calibrated. SQLSTATE 53400.
+    #[error("{missing} of {rows} golden rows have no score ({why}); nothing was calibrated")]
+    Unscored {
+        /// Rows without a score.
+        missing: u64,
+        /// Rows of the golden set.
+        rows: u64,
+        /// How many for which reason.
+        why: String,
     },
     /// The verdict store failed. SQLSTATE 58030.
     #[error("verdict store: {0}")]

@@ -50,7 +50,9 @@ impl Scripted {
             source,
         };
         let tokens = count(text);
-        if request.settings.answer == Answer::Stored || !request.tally.begin(|| tokens) {
+        if request.settings.answer == Answer::Stored
+            || !request.tally.begin(request.again, || tokens)
+        {
             return Err(Undecided {
                 reason: Reason::Budget,
                 provenance: provenance(Source::Unasked, 0),
@@ -73,6 +75,7 @@ impl Scripted {
         Ok(Verdict {
             violates,
             score: Some(if violates { 1.0 } else { 0.0 }),
+            gap: None,
             rationale: found.map(|(word, _)| format!("contains {word}").into()),
             rules: Vec::new(),
             stage: Stage::Reason,

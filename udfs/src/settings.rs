@@ -104,7 +104,7 @@ pub struct SafeguardSettings {
     pub screen: bool,
     /// Which work goes first.
     pub lane: Lane,
-    /// Most texts that one statement may have asked; past it the rest is `undecided: budget`.
+    /// Most texts that one statement may have asked, however often each; past it the rest is `undecided: budget`.
     pub max_rows: Option<u64>,
     /// Most tokens, prompt and decoded, that one statement may spend.
     pub max_tokens: Option<u64>,

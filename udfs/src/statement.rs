@@ -48,6 +48,11 @@ impl Statement {
         }
     }
 
+    /// The settings it began with.
+    pub fn settings(&self) -> &Arc<SafeguardSettings> {
+        &self.settings
+    }
+
     /// Its counters.
     pub fn tally(&self) -> &Arc<Tally> {
         &self.tally
@@ -59,6 +64,7 @@ impl Statement {
             texts,
             settings: Arc::clone(&self.settings),
             tally: Arc::clone(&self.tally),
+            again: false,
         }
     }
 

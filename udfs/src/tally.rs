@@ -3,11 +3,16 @@
 //! Takes decisions as they come and questions before they are put; gives counts at any moment. Shared by every
 //! operator and stage of the statement, so that a budget is the statement's and never a batch's or a partition's.
 
-use crate::classifier::{ClassifyError, Decision, Reason, Source};
+use crate::classifier::{ClassifyError, Decision, Provenance, Reason, Source};
 use crate::settings::SafeguardSettings;
 use crate::statement::UNDECIDED_RATIO_TEXTS_MIN;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Different notes of one statement at the most.
+pub const NOTES_MAX: usize = 4;
 
 /// Counters and budgets of one statement.
 #[derive(Debug)]
@@ -22,9 +27,10 @@ pub struct Tally {
     undecided: [AtomicU64; Reason::ALL.len()],
     tokens_in: AtomicU64,
     tokens_out: AtomicU64,
-    /// Questions begun and tokens promised to them, which `asked` and `tokens_*` only count when they are answered.
+    /// Texts begun and tokens promised to them, which `asked` and `tokens_*` only count when they are answered.
     begun: AtomicU64,
     promised: AtomicU64,
+    notes: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +51,7 @@ pub struct Summary {
     pub recalled: u64,
     /// Decisions by a screen.
     pub screened: u64,
-    /// Questions put to a backend and answered.
+    /// Questions put to a backend and answered; a text can take two.
     pub asked: u64,
     /// Distinct texts without a verdict, by reason; reasons with none are left out.
     pub undecided: Vec<(Reason, u64)>,
@@ -90,12 +96,15 @@ impl Tally {
             tokens_out: AtomicU64::default(),
             begun: AtomicU64::default(),
             promised: AtomicU64::default(),
+            notes: Mutex::default(),
         }
     }
 
-    /// Whether the statement may put one more question; if so it is charged. `tokens` counts its prompt, and is only
-    /// called where there is a limit on them. Whoever gets `false` answers [`Reason::Budget`].
-    pub fn begin(&self, tokens: impl FnOnce() -> u64) -> bool {
+    /// Whether the statement may put one more question; if so it is charged. `again` says that the text was charged
+    /// before. `tokens` counts its prompt, and is only called where there is a limit on them. Whoever gets `false`
+    /// answers [`Reason::Budget`].
+    pub fn begin(&self, again: bool, tokens: impl FnOnce() -> u64) -> bool {
+        let texts = u64::from(!again);
         if self
             .limits
             .time
@@ -103,7 +112,7 @@ impl Tally {
         {
             return false;
         }
-        if !charge(&self.begun, 1, self.limits.rows) {
+        if !charge(&self.begun, texts, self.limits.rows) {
             return false;
         }
         let Some(most) = self.limits.tokens else {
@@ -111,17 +120,28 @@ impl Tally {
         };
         let decoded = self.tokens_out.load(Relaxed);
         if !charge(&self.promised, tokens(), Some(most.saturating_sub(decoded))) {
-            self.begun.fetch_sub(1, Relaxed);
+            self.begun.fetch_sub(texts, Relaxed);
             return false;
         }
         true
     }
 
-    pub(crate) fn saw_rows(&self, rows: u64) {
+    /// Counts rows with a text.
+    pub fn saw_rows(&self, rows: u64) {
         self.rows.fetch_add(rows, Relaxed);
     }
 
-    pub(crate) fn decided(&self, decision: &Decision) {
+    /// Counts an answered question that did not decide its text.
+    pub fn answered(&self, provenance: &Provenance) {
+        if provenance.source == Source::Asked {
+            self.tokens_in.fetch_add(provenance.tokens_in, Relaxed);
+            self.tokens_out.fetch_add(provenance.tokens_out, Relaxed);
+            self.asked.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts what was decided about one distinct text.
+    pub fn decided(&self, decision: &Decision) {
         self.distinct_texts.fetch_add(1, Relaxed);
         let provenance = match decision {
             Ok(verdict) => &verdict.provenance,
@@ -131,15 +151,25 @@ impl Tally {
             }
         };
         match provenance.source {
-            Source::Recalled => self.recalled.fetch_add(1, Relaxed),
-            Source::Screened => self.screened.fetch_add(1, Relaxed),
-            Source::Unasked => 0,
-            Source::Asked => {
-                self.tokens_in.fetch_add(provenance.tokens_in, Relaxed);
-                self.tokens_out.fetch_add(provenance.tokens_out, Relaxed);
-                self.asked.fetch_add(1, Relaxed)
-            }
-        };
+            Source::Recalled => drop(self.recalled.fetch_add(1, Relaxed)),
+            Source::Screened => drop(self.screened.fetch_add(1, Relaxed)),
+            Source::Unasked => {}
+            Source::Asked => self.answered(provenance),
+        }
+    }
+
+    /// Something that whoever ran the statement should know when it ends; said once, and only the first few.
+    pub fn note(&self, note: impl Into<String>) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < NOTES_MAX {
+            notes.insert(note.into());
+        }
+    }
+
+    /// What was noted, in the order of the alphabet.
+    pub fn notes(&self) -> Vec<String> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().cloned().collect()
     }
 
     /// Fails once more than `most` of the texts are undecided, but not on the first few.
@@ -193,7 +223,7 @@ mod tests {
         let check = |settings: SafeguardSettings, tokens: u64, want: usize| {
             let tally = Tally::new(&settings);
             assert_eq!(
-                (0..100).filter(|_| tally.begin(|| tokens)).count(),
+                (0..100).filter(|_| tally.begin(false, || tokens)).count(),
                 want,
                 "{settings:?}"
             );
