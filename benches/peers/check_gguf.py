@@ -54,7 +54,7 @@ def main() -> None:
             first, second = np.sort(wanted)[-1], np.sort(wanted)[-2]
             same = int(theirs.argmax()) == int(wanted.argmax())
             worst += not same and first - second > CLEAR_LEAD
-            print(f"{prompt:8}  {ids.size:6}  {str(same):15}  {first - second:6.3f}  {kl:8.2e}  {off:.4f}")
+            print(f"{prompt:8}  {ids.size:6}  {same!s:15}  {first - second:6.3f}  {kl:8.2e}  {off:.4f}")
     if worst:
         raise SystemExit(f"{worst} prompts have another next token")
 

@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import local
-from typing import Any
+from typing import Any, Self
 
 START_SECONDS = 900
 # Added to the labels' logits: no other token can reach them, and the softmax over the labels stays what it was.
@@ -48,7 +48,7 @@ class LlamaServer:
             *more,
         ]  # fmt: skip
 
-    def __enter__(self) -> LlamaServer:
+    def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile("w+", prefix="peers-")
         start = time.monotonic()
         self._process = subprocess.Popen(self.command, stdout=self._log, stderr=subprocess.STDOUT)

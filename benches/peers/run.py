@@ -18,8 +18,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,12 +29,23 @@ HERE = Path(__file__).parent
 # What score mode appends to a text before it reads the label: the end of the user's message, an empty analysis and the
 # final header.
 FORCED_TOKENS = 12
+# llama-batched-bench writes through a logger in another thread and sometimes exits before that thread has written.
+LOST_OUTPUT_TRIES = 8
+# llama.cpp can lay MXFP4 weights out anew at load for its matrix kernels; neither layout wins everywhere.
+REPACK = {True: ["--repack"], False: ["--no-repack"]}
+# A number (sequences, or tokens of a micro-batch) and whether weights are laid out anew.
+Setting = tuple[int, bool]
 PREFILL, LABEL, DECODE = "prefill tokens/s", "label-only rows/s", "decode tokens/s"
 
 
 def numbers(text: str) -> list[int]:
     """'1,4,8' -> [1, 4, 8]"""
     return [int(word) for word in text.split(",")]
+
+
+def switches(text: str) -> list[bool]:
+    """'1,0' -> [True, False]"""
+    return [number != 0 for number in numbers(text)]
 
 
 def arguments() -> argparse.Namespace:
@@ -59,9 +69,15 @@ def arguments() -> argparse.Namespace:
     words.add_argument("--label-parallel", type=numbers, default="1,4,8,16", help="-np to try")
     words.add_argument("--decode-parallel", type=numbers, default="1,2,4,8,16,32", help="-npl to try")
     words.add_argument("--ubatch", type=numbers, default="512,2048", help="-ub to try for prefill")
+    words.add_argument("--repack", type=switches, default="1,0", help="weights laid out anew at load: 1, 0 or both")
     words.add_argument("--llama-args", default="", help="more words for llama-server")
     words.add_argument("--json", type=Path, help="also write every number to this file")
     return words.parse_args()
+
+
+def name(setting: Setting) -> str:
+    """As the table and the log say it."""
+    return f"{setting[0]} {REPACK[setting[1]][0]}"
 
 
 class Bench:
@@ -81,7 +97,7 @@ class Bench:
         """A command's standard output; a failure ends the run with its last words."""
         line = [str(word) for word in command]
         self.commands[what] = shlex.join(line)
-        done = subprocess.run(line, capture_output=True, text=True)
+        done = subprocess.run(line, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"failed: {self.commands[what]}\n{done.stderr[-3000:]}")
         return done.stdout
@@ -95,6 +111,8 @@ class Bench:
         ]  # fmt: skip
         if "--rows-file" in first_line([str(given.safeguard), "model", "bench", "--help"], "--rows-file"):
             command += ["--rows-file", self.task_file]
+        for path in given.model.glob("*.safetensors"):
+            read_through(path)
         found = json.loads(self.output("safeguard", command))
         if "p" in found:
             self.shares["safeguard"] = found["p"]
@@ -104,23 +122,22 @@ class Bench:
         keys = {PREFILL: "prefill_tokens_per_s", LABEL: "label_rows_per_s", DECODE: "decode_tokens_per_s"}
         return {measure: found[key] for measure, key in keys.items()}
 
-    def prefill(self, ubatch: int) -> float:
+    def prefill(self, ubatch: int, repack: bool) -> float:
         """llama.cpp's tokens/s over one prompt as long as the policy and a text, or as `ubatch` if that is longer."""
         given = self.given
         tokens = max(given.prefix_tokens, ubatch)
         command = [
             given.llama_bin / "llama-bench", "-m", given.gguf, "-p", tokens, "-n", 0, "-t", given.threads,
-            "-b", tokens, "-ub", ubatch, "-r", 1, "-o", "json",
+            "-b", tokens, "-ub", ubatch, "--repack", int(repack), "-r", 1, "-o", "json",
         ]  # fmt: skip
         return json.loads(self.output("llama.cpp, prefill", command))[0]["avg_ts"]
 
-    def label(self, slots: int, rows: int) -> float:
+    def label(self, slots: int, repack: bool, rows: int) -> float:
         """llama.cpp's server: rows/s with the policy cached in every slot."""
         given, task = self.given, self.task
         slot_tokens = given.prefix_tokens + given.text_tokens + FORCED_TOKENS + 32
-        server = LlamaServer(
-            given.llama_bin / "llama-server", given.gguf, slots, slot_tokens, given.threads, given.llama_args.split()
-        )
+        more = [*REPACK[repack], *given.llama_args.split()]
+        server = LlamaServer(given.llama_bin / "llama-server", given.gguf, slots, slot_tokens, given.threads, more)
         self.commands["llama.cpp, rows"] = shlex.join(server.command)
         prompts = [task["prefix"] + row for row in task["rows"][:rows]]
         with server:
@@ -134,7 +151,7 @@ class Bench:
         )
         return rows / seconds
 
-    def decode(self, parallel: list[int]) -> dict[int, float]:
+    def decode(self, parallel: list[int], repack: bool) -> dict[int, float]:
         """llama.cpp's decoded tokens/s, all sequences together, by the number of sequences; the prompt is shared."""
         given = self.given
         context = given.prefix_tokens + max(parallel) * given.decode_tokens
@@ -142,10 +159,15 @@ class Bench:
             given.llama_bin / "llama-batched-bench", "-m", given.gguf, "-c", context, "-b", 2048, "-ub", 512,
             "-t", given.threads, "-tb", given.threads, "-npp", given.prefix_tokens, "-ntg", given.decode_tokens,
             "-npl", ",".join(map(str, parallel)), "-pps", "-kvu", "--output-format", "jsonl",
+            *REPACK[repack],
         ]  # fmt: skip
-        text = self.output("llama.cpp, decode", command)
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return {line["pl"]: line["speed_tg"] for line in lines}
+        for _ in range(LOST_OUTPUT_TRIES):
+            text = self.output("llama.cpp, decode", command)
+            lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            found = {line["pl"]: line["speed_tg"] for line in lines}
+            if found.keys() == set(parallel):
+                return found
+        raise SystemExit(f"no figures from: {self.commands['llama.cpp, decode']}")
 
     def transformers(self) -> float:
         """transformers' rows/s at its best batch."""
@@ -165,6 +187,15 @@ class Bench:
         return found["rows_per_s"]
 
 
+def read_through(path: Path) -> None:
+    """Brings a file into the page cache: a peer's larger file may have pushed it out since the last round, and a mapped
+    checkpoint would pay for that inside the measure (llama.cpp copies its file at load, before any clock)."""
+    buffer = bytearray(1 << 24)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
 def make_rows(vocabulary: int, given: argparse.Namespace) -> dict[str, Any]:
     """Random ordinary tokens: special ones have the highest ids, and the time does not depend on which they are."""
     chance = random.Random(1)
@@ -177,26 +208,36 @@ def make_rows(vocabulary: int, given: argparse.Namespace) -> dict[str, Any]:
     return {"prefix": some(given.prefix_tokens), "rows": rows, "labels": some(2)}
 
 
-def best_settings(bench: Bench, parts: list[str]) -> dict[str, int]:
-    """Each of llama.cpp's measures once per setting; gives the setting that won."""
-    given, best = bench.given, {}
-    tries: list[tuple[str, list[int], Callable[[int], float]]] = [
-        ("prefill", given.ubatch, bench.prefill),
-        ("label", given.label_parallel, lambda slots: bench.label(slots, min(given.peer_rows, max(4, 2 * slots)))),
-    ]
-    for part, settings, measure in tries:
-        if part in parts:
-            found = {setting: measure(setting) for setting in settings}
-            best[part] = max(found, key=found.__getitem__)
-            print(f"tried, {part}:", ", ".join(f"{k}: {v:.3g}/s" for k, v in found.items()), flush=True)
+def best_settings(bench: Bench, parts: list[str]) -> dict[str, Setting]:
+    """Each of llama.cpp's measures once per setting; gives the setting that won. The server runs with the kind of
+    weights that won at prefill, which is what its rows are made of."""
+    given = bench.given
+    tried: dict[str, dict[Setting, float]] = {part: {} for part in parts}
+    best: dict[str, Setting] = {}
+
+    def choose(part: str) -> None:
+        best[part] = max(tried[part], key=tried[part].__getitem__)
+        print(f"tried, {part}:", ", ".join(f"{name(k)}: {v:.3g}/s" for k, v in tried[part].items()), flush=True)
+
+    if "prefill" in parts:
+        for ubatch, repack in product(given.ubatch, given.repack):
+            tried["prefill"][ubatch, repack] = bench.prefill(ubatch, repack)
+        choose("prefill")
+    if "label" in parts:
+        weights = [best["prefill"][1]] if "prefill" in best else given.repack
+        for slots, repack in product(given.label_parallel, weights):
+            rows = min(given.peer_rows, max(4, 2 * slots))
+            tried["label"][slots, repack] = bench.label(slots, repack, rows)
+        choose("label")
     if "decode" in parts:
-        found = bench.decode(given.decode_parallel)
-        best["decode"] = max(found, key=found.__getitem__)
-        print("tried, decode:", ", ".join(f"{k}: {v:.3g}/s" for k, v in found.items()), flush=True)
+        for repack in given.repack:
+            for sequences, speed in bench.decode(given.decode_parallel, repack).items():
+                tried["decode"][sequences, repack] = speed
+        choose("decode")
     return best
 
 
-def take_turns(bench: Bench, best: dict[str, int]) -> dict[str, dict[str, list[float]]]:
+def take_turns(bench: Bench, best: dict[str, Setting]) -> dict[str, dict[str, list[float]]]:
     """Engine -> measure -> one number a round."""
     found: dict[str, dict[str, list[float]]] = {}
 
@@ -210,11 +251,12 @@ def take_turns(bench: Bench, best: dict[str, int]) -> dict[str, dict[str, list[f
             for measure, value in bench.ours().items():
                 note("safeguard", measure, value)
         if "prefill" in best:
-            note("llama.cpp", PREFILL, bench.prefill(best["prefill"]))
+            note("llama.cpp", PREFILL, bench.prefill(*best["prefill"]))
         if "label" in best:
-            note("llama.cpp", LABEL, bench.label(best["label"], bench.given.peer_rows))
+            note("llama.cpp", LABEL, bench.label(*best["label"], bench.given.peer_rows))
         if "decode" in best:
-            note("llama.cpp", DECODE, bench.decode([best["decode"]])[best["decode"]])
+            sequences, repack = best["decode"]
+            note("llama.cpp", DECODE, bench.decode([sequences], repack)[sequences])
         if bench.given.transformers:
             note("transformers", LABEL, bench.transformers())
     return found
@@ -223,7 +265,7 @@ def take_turns(bench: Bench, best: dict[str, int]) -> dict[str, dict[str, list[f
 def first_line(command: list[str], marker: str = "") -> str:
     """The first line of a command's output that holds `marker`."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
     except OSError:
         return "not there"
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if marker in line]
@@ -245,17 +287,14 @@ def header(given: argparse.Namespace) -> list[str]:
     ]
 
 
-def table(found: dict[str, dict[str, list[float]]], best: dict[str, int]) -> list[str]:
+def table(found: dict[str, dict[str, list[float]]], best: dict[str, Setting]) -> list[str]:
     """Markdown: one line per peer and measure."""
 
     def cell(values: list[float] | None) -> str:
         return f"{median(values):.4g} ({min(values):.4g} - {max(values):.4g})" if values else "-"
 
-    settings = {
-        PREFILL: f"-ub {best.get('prefill')}",
-        LABEL: f"-np {best.get('label')}",
-        DECODE: f"-npl {best.get('decode')}",
-    }
+    flags = {PREFILL: ("-ub", "prefill"), LABEL: ("-np", "label"), DECODE: ("-npl", "decode")}
+    settings = {measure: f"{flag} {name(best[part])}" for measure, (flag, part) in flags.items() if part in best}
     lines = ["| measure | peer | its best setting | peer | safeguard | ratio |", "|---|---|---|---|---|---|"]
     for peer in ("llama.cpp", "transformers"):
         for measure, theirs in found.get(peer, {}).items():
@@ -283,20 +322,27 @@ def agreement(shares: dict[str, list[float]]) -> list[str]:
 def main() -> None:
     """Settings, rounds, table."""
     given = arguments()
+    busy = os.getloadavg()[0]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     os.environ |= {"OMP_NUM_THREADS": str(given.threads), "RAYON_NUM_THREADS": str(given.threads)}
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         bench = Bench(given, Path(folder))
         best = best_settings(bench, given.parts.split(","))
         found = take_turns(bench, best)
-    lines = header(given)
+    lines = [*header(given), f"- load average before the run: {busy:.2f}; other work spoils llama.cpp's numbers most"]
     lines += ["", *table(found, best), ""]
     lines += [f"- {name}: {note}" for name, note in bench.notes.items()]
     lines += agreement(bench.shares)
     lines += [f"- {name}: `{command}`" for name, command in bench.commands.items()]
     print("\n" + "\n".join(lines))
     if given.json:
-        whole = {"found": found, "best": best, "commands": bench.commands, "notes": bench.notes, "header": header(given)}
+        whole = {
+            "found": found,
+            "best": best,
+            "commands": bench.commands,
+            "notes": bench.notes,
+            "header": lines[:5],
+        }
         given.json.write_text(json.dumps(whole, indent=1))
 
 
