@@ -94,7 +94,7 @@ pub const RUNNING_TEXTS_MAX: usize = 64;
 /// Of these, places that texts of the backfill lane leave free.
 pub const RUNNING_TEXTS_KEPT: usize = 8;
 /// Bytes of keys and values of texts that have begun, with the policies they stand on. A text that needs more runs alone.
-pub const RUNNING_KV_BYTES_MAX: usize = 4 << 30;
+pub const RUNNING_KV_BYTES_MAX: usize = 1 << 30;
 /// Waiting texts of one lane that are sorted by policy and length: how many younger ones may go ahead of one.
 pub const ADMISSION_WINDOW: usize = 256;
 /// While both lanes wait, one in this many admissions, and of the tokens of prompts in a step, is the backfill lane's.
@@ -127,6 +127,15 @@ pub const HUB_DEFAULT: &str = "https://huggingface.co";
 /// Bytes that writing a model leaves free on its disk.
 pub const DISK_SPARE_BYTES: u64 = 1 << 30;
 
+/// Tokens that go through a device's layers at once; longer steps are cut.
+pub const DEVICE_STEP_TOKENS: usize = 4_096;
+/// Attention scores (f32) held on a device at once.
+pub const DEVICE_SCORES_MAX: usize = 1 << 27;
+/// Bytes of keys and values that sequences hold on a device, shared prefixes aside; taken as they are needed.
+pub const DEVICE_KEYS_BYTES_MAX: usize = 16 << 30;
+/// Rows up to which a CUDA device multiplies straight from the packed experts; more rows pay for dequantising them.
+pub const DEVICE_PACKED_ROWS_MAX: usize = 64;
+
 /// Rows whose widths the command line looks at before it draws a table; further rows are drawn with the same widths.
 pub const TABLE_ROWS_MAX: usize = 10_000;
 /// Bytes of cells held for the same purpose.
@@ -137,6 +146,41 @@ pub const PROGRESS_MS: u64 = 200;
 pub const HISTORY_STATEMENTS_MAX: usize = 10_000;
 /// Bytes of stack of each thread that plans and runs statements; plans nest as deeply as the SQL does.
 pub const THREAD_STACK_BYTES: usize = 8 << 20;
+
+/// Where a local model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// On a GPU where this program can use one and there is one, else on the CPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On a GPU; without one the model is not opened.
+    Cuda,
+}
+
+impl DeviceChoice {
+    /// From what `SAFEGUARD_DEVICE` says; `auto` where it says nothing. The error says what it may say.
+    pub fn parse(said: Option<&str>) -> Result<DeviceChoice, String> {
+        match said {
+            None | Some("" | "auto") => Ok(DeviceChoice::Auto),
+            Some("cpu") => Ok(DeviceChoice::Cpu),
+            Some("cuda") => Ok(DeviceChoice::Cuda),
+            Some(other) => Err(format!(
+                "SAFEGUARD_DEVICE is {other:?}, not auto, cpu or cuda"
+            )),
+        }
+    }
+}
+
+/// What `SAFEGUARD_DEVICE` says.
+pub fn device_choice() -> Result<DeviceChoice, String> {
+    let said = std::env::var_os("SAFEGUARD_DEVICE");
+    DeviceChoice::parse(
+        said.as_deref()
+            .map(|said| said.to_string_lossy())
+            .as_deref(),
+    )
+}
 
 /// What is logged to stderr: `SAFEGUARD_LOG` (for example `info,safeguard=debug`), else warnings.
 pub fn log_filter() -> String {

@@ -28,8 +28,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use futures::TryStreamExt;
-use safeguard_udfs::{Classifier, SafeguardSettings, Summary, install};
-use std::path::Path;
+use safeguard_udfs::{SafeguardSettings, Summary, install};
 use std::sync::Arc;
 
 /// The catalog of every session.

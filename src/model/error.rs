@@ -115,6 +115,47 @@ pub enum ModelError {
         /// Bytes.
         available: u64,
     },
+    /// A block of an expert that Q8_0, the layout of a device, cannot hold without loss. The CPU can.
+    #[error(
+        "tensor {name} in {file} cannot be converted without loss at expert {expert}, row {row}, block {block} (scale \
+         {code}, 104 to 143 can)"
+    )]
+    NotLossless {
+        /// Its name.
+        name: String,
+        /// Where it is.
+        file: String,
+        /// First index.
+        expert: usize,
+        /// Second index.
+        row: usize,
+        /// Third index.
+        block: usize,
+        /// The block's scale.
+        code: u8,
+    },
+    /// A GPU was asked for, and there is none that this program can use.
+    #[error("{}", if *built { "no CUDA device is there" } else { "this program is built without the feature cuda" })]
+    NoDevice {
+        /// Whether this program could use one.
+        built: bool,
+    },
+    /// The weights are larger than what is free on the device.
+    #[error("the model needs {needed} bytes on the device, {free} are free")]
+    DeviceMemory {
+        /// Bytes of weights.
+        needed: usize,
+        /// Bytes free.
+        free: usize,
+    },
+    /// Sequences on a device hold more tokens at once than its store of keys and values has places.
+    #[error("sequences of {tokens} tokens at once are over the device's limit of {limit}")]
+    DeviceKeys {
+        /// Tokens that were to be held.
+        tokens: usize,
+        /// From the bytes that keys and values may take.
+        limit: usize,
+    },
     /// A token id that the model has no embedding for, or no row of logits.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenId {

@@ -221,12 +221,12 @@ impl GptOss {
     }
 
     /// Logits `[n, vocab]` of `rows` `[n, hidden]`, as [`step`](Self::step) gives them.
-    pub fn all_logits(&self, rows: &[f32]) -> Vec<f32> {
+    pub fn all_logits(&self, rows: &[f32]) -> Result<Vec<f32>, ModelError> {
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let mut out = vec![0.0; rows.len() / width * vocab];
         let head = self.weights.bytes(&self.head);
         dense::product(self.isa, rows, head, width, None, &mut out);
-        out
+        Ok(out)
     }
 
     /// Logits `[n, ids.len()]` of the tokens `ids` only, at least one; the rest of the head is not touched.
@@ -251,7 +251,7 @@ impl GptOss {
         let rows: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
         let shape = (hidden.dims2()?.0, self.config.vocab_size);
         Ok(Tensor::from_vec(
-            self.all_logits(&rows),
+            self.all_logits(&rows)?,
             shape,
             &Device::Cpu,
         )?)
