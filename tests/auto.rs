@@ -104,6 +104,7 @@ impl Backend for Script {
 }
 
 struct Run {
+    engine: Engine,
     script: Arc<Script>,
     session: Session,
     notices: Vec<String>,
@@ -120,6 +121,7 @@ impl Run {
         let mut run = Self {
             script,
             session: engine.session("ann"),
+            engine,
             notices: Vec::new(),
         };
         run.rows(
@@ -134,6 +136,16 @@ impl Run {
         .await
         .unwrap();
         run
+    }
+
+    /// Another session of the same engine.
+    fn beside(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            script: Arc::clone(&self.script),
+            session: self.engine.session("bob"),
+            notices: Vec::new(),
+        }
     }
 
     async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
@@ -269,4 +281,27 @@ async fn texts_are_scored_in_one_effort() {
     let (last, scored) = efforts.split_last().unwrap();
     assert_eq!(*last, (Mode::Reason, Effort::High));
     assert!(scored.iter().all(|e| *e == (Mode::Score, Effort::Low)));
+}
+
+/// Sessions that want the same texts at the same time ask once, each question, and all end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_share_scores_and_reasons() {
+    let mut first = Run::new(Store::ephemeral().unwrap(), "one").await;
+    first.rows(PUBLISH).await.unwrap();
+    first.rows(CALIBRATE).await.unwrap();
+    first.script.asked();
+    let (mut second, mut third) = (first.beside(), first.beside());
+    let judge = |order: &str| {
+        format!(
+            "SELECT count(safeguard_classify('p', t)) FROM
+             (SELECT CASE i % 3 WHEN 0 THEN 'vague ' ELSE 'sure ' END || 'and bad ' || i AS t
+              FROM generate_series(1, 900) AS g(i) ORDER BY i {order}) AS texts"
+        )
+    };
+    let (up, down) = (judge("ASC"), judge("DESC"));
+    let (a, b, c) = tokio::join!(first.rows(&up), second.rows(&down), third.rows(&up));
+    for rows in [a, b, c] {
+        assert_eq!(rows.unwrap(), [["900"]]);
+    }
+    assert_eq!(first.script.asked(), (900, 300));
 }

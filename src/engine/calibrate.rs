@@ -64,9 +64,7 @@ impl TableFunctionImpl for Calibrate {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let args = args.exprs();
         let policy = args.first().and_then(as_text);
-        let target = args
-            .get(1)
-            .map_or(Some(CALIBRATION_TARGET), |arg| as_number(arg));
+        let target = args.get(1).map_or(Some(CALIBRATION_TARGET), as_number);
         let table = args.get(2).map(as_text);
         let (Some(policy), Some(target), false, true) =
             (policy, target, table == Some(None), args.len() <= 3)
