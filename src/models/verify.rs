@@ -19,7 +19,7 @@ use std::time::Instant;
 
 /// Tensors that a finding names; further ones are counted.
 const NAMED: usize = 5;
-/// Tokens read before anything is timed.
+/// Tokens read before anything is timed: by then the weights are in memory.
 const WARM_TOKENS: usize = 32;
 /// Tokens of the timed prefill, where the warm-up took no longer than [`PATIENCE`].
 const PREFILL: usize = 256;
@@ -289,11 +289,12 @@ fn speed(place: &Place, tell: Told<'_>) -> Result<(), ModelError> {
     let ids =
         |count: usize| -> Vec<u32> { (0..count).map(|n| (n * 7919 % vocabulary) as u32).collect() };
     let warm = prefill(&model, &ids(WARM_TOKENS))?;
-    let (tokens, seconds) = match warm < PATIENCE {
-        true => (PREFILL, prefill(&model, &ids(PREFILL))?),
-        false => (WARM_TOKENS, warm),
+    let tokens = if warm < PATIENCE {
+        PREFILL
+    } else {
+        WARM_TOKENS
     };
-    let rate = tokens as f64 / seconds;
+    let rate = tokens as f64 / prefill(&model, &ids(tokens))?;
     let read = format!("{rate:.1} tokens/s reading, one text of {tokens} tokens");
     tell(finding("speed", Level::Ok, read));
     for sequences in [1, SIDE_BY_SIDE] {
