@@ -285,7 +285,9 @@ mod tests {
             .flatten_all()
             .and_then(|x| x.to_vec1())
             .expect("numbers");
-        let logits = model.all_logits(&hidden[..model.config().hidden_size]);
+        let logits = model
+            .all_logits(&hidden[..model.config().hidden_size])
+            .expect("logits");
         let spread = logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32;
         assert!((0.3..3.0).contains(&spread), "{spread}");
         assert!(hidden.iter().chain(&logits).all(|x| x.is_finite()));

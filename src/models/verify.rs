@@ -314,7 +314,7 @@ fn prefill(model: &GptOss, ids: &[u32]) -> Result<f64, ModelError> {
     let begun = Instant::now();
     let mut cache = model.new_cache();
     let cache = &mut cache;
-    model.all_logits(&model.step(&mut [Piece { ids, cache }])?);
+    model.all_logits(&model.step(&mut [Piece { ids, cache }])?)?;
     Ok(begun.elapsed().as_secs_f64())
 }
 
@@ -329,7 +329,7 @@ fn decode(model: &GptOss, ids: &[u32], sequences: usize) -> Result<f64, ModelErr
         let next = [ids[step % ids.len()]];
         let piece = |cache| Piece { ids: &next, cache };
         let mut pieces: Vec<Piece<'_>> = caches.iter_mut().map(piece).collect();
-        model.all_logits(&model.step(&mut pieces)?);
+        model.all_logits(&model.step(&mut pieces)?)?;
     }
     Ok(begun.elapsed().as_secs_f64())
 }

@@ -78,7 +78,7 @@ impl Both {
         near(
             what,
             &self.device.all_logits(&device_rows).expect("logits"),
-            &self.host.all_logits(&host_rows),
+            &self.host.all_logits(&host_rows).expect("logits"),
             TOLERANCE,
         );
         for sequence in sequences {
