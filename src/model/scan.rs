@@ -152,12 +152,12 @@ fn look(tensor: &Tensor, bytes: &[u8]) -> One {
             for &code in bytes {
                 counts[usize::from(code)] += 1;
             }
-            let present = (0..=NAN).filter(|&code| counts[usize::from(code)] > 0);
+            let mut present = (0..=NAN).filter(|&code| counts[usize::from(code)] > 0);
             let lossy = present.clone().filter(|code| !LOSSLESS.contains(code));
             One {
                 not_finite: counts[usize::from(NAN)],
                 lossy: lossy.map(|code| counts[usize::from(code)]).sum(),
-                scales: present.clone().next().zip(present.last()),
+                scales: present.clone().next().zip(present.next_back()),
             }
         }
         _ => {
