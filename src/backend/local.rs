@@ -11,8 +11,8 @@ use super::prefixes::PrefixKey;
 use super::queue::Queue;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, PromptPolicy, Reply, nano};
 use crate::config::{IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX, PREFIX_LENGTHS_MAX};
-use crate::model::GptOss;
 use crate::model::tokenizer::{Tokenizer, TooMany};
+use crate::model::{GptOss, Precision};
 use safeguard_udfs::Mode;
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,12 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// The class of arithmetic: two models of the same weights and class give the same replies.
-const NUMERICS: &str = "f32 cpu 1";
+fn numerics(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Exact => "f32 cpu 2",
+        Precision::Int8 => "int8 cpu 2",
+    }
+}
 
 /// A gpt-oss model on a thread of its own.
 #[derive(Debug)]
@@ -53,11 +58,15 @@ impl Local {
     /// A released model's folder: `config.json`, safetensors, and `tokenizer.json` if it is there. Takes as long as
     /// reading all weights once.
     pub fn open(dir: &Path) -> Result<Local, BackendError> {
-        Self::open_as(dir, Template::released())
+        Self::open_as(dir, Template::released(), Precision::Int8)
     }
 
-    /// A folder whose model was trained with another template.
-    pub fn open_as(dir: &Path, template: Template) -> Result<Local, BackendError> {
+    /// A folder whose model was trained with another template, or is to compute with another precision.
+    pub fn open_as(
+        dir: &Path,
+        template: Template,
+        precision: Precision,
+    ) -> Result<Local, BackendError> {
         let shown = dir.display().to_string();
         let name = dir
             .file_name()
@@ -68,11 +77,17 @@ impl Local {
         };
         let tokenizer = Tokenizer::open(dir).map_err(|e| fail(e.to_string()))?;
         let model = GptOss::open(dir).map_err(|e| fail(e.to_string()))?;
+        let model = model.with_precision(precision);
         Self::start(&name, false, model, tokenizer, template)
     }
 
     /// safeguard-nano, embedded: a demonstration model.
     pub fn nano() -> Result<Local, BackendError> {
+        Self::nano_as(Precision::Int8)
+    }
+
+    /// The same with another precision.
+    pub fn nano_as(precision: Precision) -> Result<Local, BackendError> {
         let fail = |why: String| BackendError::Open {
             model: nano::NAME.to_owned(),
             why,
@@ -80,6 +95,7 @@ impl Local {
         let tokenizer = Tokenizer::from_bytes(nano::TOKENIZER).map_err(|e| fail(e.to_string()))?;
         let model =
             GptOss::from_bytes(nano::CONFIG, nano::WEIGHTS).map_err(|e| fail(e.to_string()))?;
+        let model = model.with_precision(precision);
         Self::start(nano::NAME, true, model, tokenizer, Template::nano())
     }
 
@@ -98,7 +114,7 @@ impl Local {
             model.digest(),
             tokenizer.digest(),
             &template.digest(),
-            NUMERICS,
+            numerics(model.precision()),
         ]
         .join("\n");
         let identity = ModelIdentity {

@@ -101,6 +101,11 @@ impl GptOss {
         GptOss { precision, ..self }
     }
 
+    /// What its experts' activations are rounded to.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// What `config.json` says.
     pub fn config(&self) -> &Config {
         &self.config

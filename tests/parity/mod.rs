@@ -4,6 +4,7 @@
 //! logits and hidden states at 97, 300 and 2500 tokens: bf16 noise and short sequences hide real bugs. nano's own
 //! golden file lies beside its weights in `src/backend/nano/`.
 
+mod batches;
 mod checkpoint;
 mod folders;
 mod golden;

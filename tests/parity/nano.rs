@@ -8,6 +8,7 @@
 use futures::StreamExt;
 use safeguard::backend::local::Local;
 use safeguard::backend::{Answer, Backend, Prompt, PromptPolicy, Reply};
+use safeguard::model::Precision;
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::collections::HashMap;
 use std::path::Path;
@@ -51,8 +52,8 @@ fn rows() -> Vec<Row> {
 }
 
 /// The replies to all rows, many in flight at once, in order.
-async fn ask(mode: Mode, rows: &[Row]) -> Vec<Reply> {
-    let nano = Local::nano().unwrap();
+async fn ask(precision: Precision, mode: Mode, rows: &[Row]) -> Vec<Reply> {
+    let nano = Local::nano_as(precision).unwrap();
     let prompts = rows.iter().map(|row| Prompt {
         policy: Arc::clone(&row.policy),
         text: Arc::clone(&row.text),
@@ -72,7 +73,7 @@ async fn ask(mode: Mode, rows: &[Row]) -> Vec<Reply> {
     let seconds = started.elapsed().as_secs_f64();
     let decoded: u64 = replies.iter().map(|reply| reply.tokens_out).sum();
     eprintln!(
-        "{mode:?}: {:.0} rows/s, {:.0} decoded tokens/s",
+        "{precision:?} {mode:?}: {:.0} rows/s, {:.0} decoded tokens/s",
         rows.len() as f64 / seconds,
         decoded as f64 / seconds
     );
@@ -85,7 +86,10 @@ async fn ask(mode: Mode, rows: &[Row]) -> Vec<Reply> {
 async fn score_mode_reads_the_probability_of_transformers() {
     let rows = rows();
     let mut worst = 0f64;
-    for (row, reply) in rows.iter().zip(ask(Mode::Score, &rows).await) {
+    for (row, reply) in rows
+        .iter()
+        .zip(ask(Precision::Exact, Mode::Score, &rows).await)
+    {
         let Answer::Label {
             index,
             probabilities,
@@ -105,7 +109,10 @@ async fn score_mode_reads_the_probability_of_transformers() {
 async fn reason_mode_decodes_the_analysis_of_transformers() {
     let rows = rows();
     let (mut analyses, mut labels) = (0, 0);
-    for (row, reply) in rows.iter().zip(ask(Mode::Reason, &rows).await) {
+    for (row, reply) in rows
+        .iter()
+        .zip(ask(Precision::Exact, Mode::Reason, &rows).await)
+    {
         let Answer::Label {
             index,
             analysis,
@@ -133,4 +140,32 @@ async fn reason_mode_decodes_the_analysis_of_transformers() {
         "{labels} of {}",
         rows.len()
     );
+}
+
+#[tokio::test]
+async fn eight_bits_agree_with_exact_arithmetic() {
+    let rows = rows();
+    let [exact, quick] = [
+        ask(Precision::Exact, Mode::Score, &rows).await,
+        ask(Precision::Int8, Mode::Score, &rows).await,
+    ];
+    let violates = |reply: &Reply| match &reply.answer {
+        Answer::Label {
+            index,
+            probabilities,
+            ..
+        } => (*index, probabilities[1]),
+        Answer::TooLong { .. } => panic!("a short text"),
+    };
+    let (mut distances, mut flips) = (Vec::new(), 0);
+    for (exact, quick) in exact.iter().zip(&quick) {
+        let ((label, p), (quick_label, quick_p)) = (violates(exact), violates(quick));
+        flips += usize::from(label != quick_label);
+        distances.push((p - quick_p).abs());
+    }
+    distances.sort_by(f64::total_cmp);
+    let (median, worst) = (distances[rows.len() / 2], distances[rows.len() - 1]);
+    eprintln!("|dP|: median {median:.1e}, largest {worst:.1e}; labels that differ: {flips}");
+    assert!(worst <= 0.02 && median <= 0.002, "{median} {worst}");
+    assert_eq!(flips, 0);
 }

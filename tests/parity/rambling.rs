@@ -8,6 +8,7 @@ use futures::executor::block_on;
 use safeguard::backend::harmony::Template;
 use safeguard::backend::local::{Local, WorkDone};
 use safeguard::backend::{Answer, Backend, Prompt, PromptPolicy, Reply};
+use safeguard::model::Precision;
 use safeguard_udfs::{Effort, Lane, Mode};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -44,7 +45,7 @@ fn rambling(budget: usize) -> (tempfile::TempDir, Local) {
         analysis_tokens_max: budget,
         ..Template::released()
     };
-    let local = Local::open_as(dir.path(), template).unwrap();
+    let local = Local::open_as(dir.path(), template, Precision::Exact).unwrap();
     (dir, local)
 }
 
