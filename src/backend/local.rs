@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 fn numerics(precision: Precision) -> &'static str {
     match precision {
         Precision::Exact => "f32 cpu 2",
+        Precision::Int16 => "int16 cpu 2",
         Precision::Int8 => "int8 cpu 2",
     }
 }
@@ -58,7 +59,7 @@ impl Local {
     /// A released model's folder: `config.json`, safetensors, and `tokenizer.json` if it is there. Takes as long as
     /// reading all weights once.
     pub fn open(dir: &Path) -> Result<Local, BackendError> {
-        Self::open_as(dir, Template::released(), Precision::Int8)
+        Self::open_as(dir, Template::released(), Precision::Int16)
     }
 
     /// A folder whose model was trained with another template, or is to compute with another precision.
@@ -83,7 +84,7 @@ impl Local {
 
     /// safeguard-nano, embedded: a demonstration model.
     pub fn nano() -> Result<Local, BackendError> {
-        Self::nano_as(Precision::Int8)
+        Self::nano_as(Precision::Int16)
     }
 
     /// The same with another precision.

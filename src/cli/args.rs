@@ -169,6 +169,41 @@ pub(super) enum Model {
         #[command(flatten)]
         swap: AllowSwap,
     },
+    /// Measure how fast a model runs here: reading, labels behind a shared policy, decoding
+    Bench {
+        /// The model: `nano`, its folder, or its name
+        #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
+        model: String,
+        /// Tokens of the policy
+        #[arg(long, value_name = "N", default_value_t = 600)]
+        prefix_tokens: usize,
+        /// Tokens of each text
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        text_tokens: usize,
+        /// Texts
+        #[arg(long, value_name = "N", default_value_t = 64)]
+        rows: usize,
+        /// Texts that decode side by side
+        #[arg(long, value_name = "N", default_value_t = 32)]
+        slots: usize,
+        /// Tokens that each of them decodes
+        #[arg(long, value_name = "N", default_value_t = 16)]
+        steps: usize,
+        /// What activations are rounded to before they meet the experts
+        #[arg(long, value_enum, default_value_t = Rounding::Int16)]
+        precision: Rounding,
+        /// Token ids to read in place of made-up ones: {"prefix": [..], "rows": [[..], ..], "labels": [..]}
+        #[arg(long, value_name = "FILE")]
+        rows_file: Option<PathBuf>,
+        /// Each text reads the policy anew, to see what sharing it saves
+        #[arg(long)]
+        unshared: bool,
+        /// One JSON object in place of lines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        models: ModelsDir,
+    },
     /// Write a model of random weights in the released layout, for benches
     ///
     /// It runs as a released model of its shape does, and its verdicts mean nothing.
@@ -185,6 +220,17 @@ pub(super) enum Model {
         /// The folder to write; missing or empty
         dir: PathBuf,
     },
+}
+
+/// What activations are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Rounding {
+    /// Nothing: f32 throughout
+    Exact,
+    /// Sixteen bits, as verdicts are computed
+    Int16,
+    /// Eight bits
+    Int8,
 }
 
 /// Which released model a random one is like.

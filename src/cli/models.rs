@@ -3,13 +3,13 @@
 //! Takes a checked command, has [`crate::models`] do it, draws its progress on stderr and writes what it found to
 //! stdout.
 
-use super::args::{Like, Model};
+use super::args::{Like, Model, Rounding};
 use super::{cannot_write, report, say, text_of};
 use crate::config;
 use crate::error::Error;
-use crate::model::{GptOss, ModelError, parse_ids, write_logits};
+use crate::model::{GptOss, ModelError, Precision, parse_ids, write_logits};
 use crate::models::{
-    self, Finding, Hub, Installed, Level, Order, Place, Pulled, Shape, bytes_shown,
+    self, Finding, Hub, Installed, Level, Order, Place, Pulled, Shape, Work, bytes_shown,
 };
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, BufWriter, Write};
@@ -40,6 +40,36 @@ pub(super) fn run(command: Model) -> ExitCode {
             models,
             swap,
         } => verify(&model, &models.get(), swap.allow_swap),
+        Model::Bench {
+            model,
+            prefix_tokens,
+            text_tokens,
+            rows,
+            slots,
+            steps,
+            precision,
+            rows_file,
+            unshared,
+            json,
+            models,
+        } => {
+            let precision = match precision {
+                Rounding::Exact => Precision::Exact,
+                Rounding::Int16 => Precision::Int16,
+                Rounding::Int8 => Precision::Int8,
+            };
+            let work = Work {
+                prefix_tokens: prefix_tokens.max(1),
+                text_tokens,
+                rows: rows.max(1),
+                slots: slots.max(1),
+                steps,
+                precision,
+                task: rows_file,
+                unshared,
+            };
+            bench(&model, &models.get(), &work, json)
+        }
         Model::Synthesize {
             like,
             layers,
@@ -87,6 +117,31 @@ fn logits(model: &str, models: &Path, ids: &Path, last: Option<usize>) -> Result
         Err(error) => Err(error.into()),
         Ok(()) => Ok(written(out.flush())),
     }
+}
+
+fn bench(model: &str, models: &Path, work: &Work, json: bool) -> Result<ExitCode, Error> {
+    let found = models::bench(&models::resolve(model, models)?, work)?;
+    let mut out = io::stdout().lock();
+    if json {
+        let text = serde_json::to_string(&found).unwrap_or_default();
+        return Ok(written(writeln!(out, "{text}")));
+    }
+    Ok(written(writeln!(
+        out,
+        "reading   {:.1} tokens/s\nlabels    {:.1} rows/s, {} tokens behind a policy of {}\ndecoding  {:.1} tokens/s, {} \
+         at once\nload      {:.1} s\nresident  {}\nwith      {} threads, {} kernels, {} activations",
+        found.prefill_tokens_per_s,
+        found.label_rows_per_s,
+        work.text_tokens,
+        work.prefix_tokens,
+        found.decode_tokens_per_s,
+        work.slots,
+        found.load_s,
+        bytes_shown(found.resident_bytes),
+        found.threads,
+        found.kernels,
+        found.precision,
+    )))
 }
 
 fn written(result: io::Result<()>) -> ExitCode {

@@ -49,7 +49,7 @@ struct Share {
 /// What a product's rows are made of.
 enum Rows {
     Exact(Vec<f32>),
-    Int8(Quantised),
+    Quantised(Quantised),
 }
 
 /// How to compute.
@@ -92,10 +92,8 @@ impl Experts {
     pub fn apply(&self, x: &[f32], weights: &Weights, how: How) -> Vec<f32> {
         let (hidden, isa) = (self.down.rows, how.isa);
         let logits = self.router.apply(isa, weights, x);
-        let quantised = match how.precision {
-            Precision::Int8 => Some(Quantised::new(isa, x, hidden)),
-            Precision::Exact => None,
-        };
+        let planes = how.precision.planes();
+        let quantised = planes.map(|planes| Quantised::new(isa, x, hidden, planes));
         let mut out = vec![0.0; x.len()];
         // In the order of the experts, so that a row's sum does not depend on the rows beside it.
         let experts = self.route(&logits, how.arithmetic.routing);
@@ -105,7 +103,7 @@ impl Experts {
             }
             let picked = shares.iter().map(|share| share.row);
             let rows = match &quantised {
-                Some(quantised) => Rows::Int8(quantised.pick(picked)),
+                Some(quantised) => Rows::Quantised(quantised.pick(picked)),
                 None => Rows::Exact(
                     picked
                         .flat_map(|row| &x[row * hidden..(row + 1) * hidden])
@@ -151,9 +149,11 @@ impl Experts {
         };
         let bias = &self.gate_up_bias[expert * width..(expert + 1) * width];
         let active = swiglu.apply(how.isa, &inner, bias);
-        let active = match x {
-            Rows::Int8(_) => Rows::Int8(Quantised::new(how.isa, &active, self.down.cols)),
-            Rows::Exact(_) => Rows::Exact(active),
+        let active = match how.precision.planes() {
+            Some(planes) => {
+                Rows::Quantised(Quantised::new(how.isa, &active, self.down.cols, planes))
+            }
+            None => Rows::Exact(active),
         };
         self.down.product(expert, n, &active, weights, how)
     }
@@ -221,7 +221,7 @@ impl Packed {
         let mut y = vec![0.0; n * self.rows];
         match x {
             Rows::Exact(x) => mxfp4::exact_product(how.isa, x, matrix, &mut y),
-            Rows::Int8(x) => mxfp4::product(how.isa, x, matrix, &mut y),
+            Rows::Quantised(x) => mxfp4::product(how.isa, x, matrix, &mut y),
         }
         y
     }

@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
         let ids: Vec<u32> = (0..40).map(|i| i * 7919 % 8192).collect();
-        for precision in [Precision::Exact, Precision::Int8] {
+        for precision in [Precision::Exact, Precision::Int16, Precision::Int8] {
             let [first, others @ ..] = &Isa::present()[..] else {
                 panic!("no instruction set");
             };

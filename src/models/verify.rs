@@ -282,7 +282,7 @@ fn speed(place: &Place, tell: Told<'_>) -> Result<(), ModelError> {
         Place::Folder(dir) => GptOss::open(dir)?,
     };
     // Verdicts are computed with it; the exact one is for comparing with others.
-    let model = model.with_precision(Precision::Int8);
+    let model = model.with_precision(Precision::Int16);
     let load = format!("{:.1} s", begun.elapsed().as_secs_f64());
     tell(finding("load", Level::Ok, load));
     let vocabulary = model.config().vocab_size;

@@ -38,7 +38,7 @@ fn read(model: &GptOss, texts: &[&[u32]], more: &[u32], prefix: &KvCache) -> Vec
 
 #[test]
 fn neighbours_order_and_threads_change_no_bit() {
-    for precision in [Precision::Exact, Precision::Int8] {
+    for precision in [Precision::Exact, Precision::Int16, Precision::Int8] {
         let model = GptOss::open(&nano_dir())
             .expect("nano")
             .with_precision(precision);
@@ -80,7 +80,7 @@ fn neighbours_order_and_threads_change_no_bit() {
 fn a_prefix_of_any_length_changes_no_bit() {
     let model = GptOss::open(&nano_dir())
         .expect("nano")
-        .with_precision(Precision::Int8);
+        .with_precision(Precision::Int16);
     let (policy, texts) = (ids(400, 3), [ids(24, 4), ids(140, 5), ids(1, 6)]);
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let mut prefix = model.new_cache();
@@ -106,7 +106,7 @@ fn a_prefix_of_any_length_changes_no_bit() {
 fn different_prefixes_and_lengths_mix_in_one_step() {
     let model = GptOss::open(&nano_dir())
         .expect("nano")
-        .with_precision(Precision::Int8);
+        .with_precision(Precision::Int16);
     let prefixes: Vec<KvCache> = [130, 290, 1]
         .iter()
         .map(|length| {

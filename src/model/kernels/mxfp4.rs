@@ -1,12 +1,12 @@
-//! Products of MXFP4 weights with eight-bit activations, and with f32 ones.
+//! Products of MXFP4 weights with activations as integers, and with f32 ones.
 //!
 //! Takes weights as the released checkpoints store them: for each row blocks of 32 elements in 16 bytes, element 2j in
 //! the low and 2j+1 in the high nibble of byte j, and one power of two for each block (OCP Microscaling Formats 1.0;
 //! gpt-oss weights.py). The weights stay packed: sixteen rows at a time are unpacked to bytes, used for all rows of
 //! activations, and forgotten.
 //!
-//! [`product`] multiplies with activations of eight bits ([`Quantised`]: each 32 share a scale): products within a block
-//! are exact integers, blocks are added in f32 in their order. [`exact_product`] unpacks to brain floats, which hold
+//! [`product`] multiplies with activations of eight or sixteen bits ([`Quantised`]: each 32 share a scale): products
+//! within a block are exact integers, blocks are added in f32 in their order. [`exact_product`] unpacks to brain floats, which hold
 //! every MXFP4 value, and multiplies in f32.
 
 use super::Columns;
@@ -69,26 +69,36 @@ fn power(code: u8) -> f32 {
     }
 }
 
-/// Rows of activations as eight-bit integers that share a scale by 32: 1/127 of the largest of them in size.
+/// Rows of activations as integers that share a scale by 32.
+///
+/// Of one plane: eight bits, steps of 1/127 of the largest in size. Of two: what the first leaves is rounded to eight
+/// bits again, steps of 1/254 of the first's.
 #[derive(Debug, Default, Clone)]
 pub struct Quantised {
     cols: usize,
-    /// `[n, cols]`, offset by 128; within a block in the order of a panel.
+    planes: usize,
+    /// `[n, planes, cols]`, offset by 128; within a block in the order of a panel.
     bytes: Vec<u8>,
-    /// `[n, cols / 32]`.
+    /// `[n, cols / 32]`: the steps of the last plane.
     scales: Vec<f32>,
 }
 
+/// Steps of the second plane in one of the first.
+const FINER: f32 = 254.0;
+
 impl Quantised {
-    /// `x` is `[n, cols]`; `cols` is a multiple of 32. A value that is not finite makes its block's scale not finite.
-    pub fn new(isa: Isa, x: &[f32], cols: usize) -> Quantised {
+    /// `x` is `[n, cols]`; `cols` is a multiple of 32, `planes` 1 or 2. A value that is not finite makes its block's
+    /// scale not finite.
+    pub fn new(isa: Isa, x: &[f32], cols: usize, planes: usize) -> Quantised {
         assert!(
             cols.is_multiple_of(BLOCK) && x.len().is_multiple_of(cols),
             "bug: not rows of {cols}"
         );
+        assert!(matches!(planes, 1 | 2), "bug: {planes} planes");
         let mut to = Quantised {
             cols,
-            bytes: vec![0; x.len()],
+            planes,
+            bytes: vec![0; planes * x.len()],
             scales: vec![0.0; x.len() / BLOCK],
         };
         isa.run(Quantise { x, to: &mut to });
@@ -97,7 +107,7 @@ impl Quantised {
 
     /// Rows.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.cols
+        self.bytes.len() / (self.planes * self.cols)
     }
 
     /// Whether there are no rows.
@@ -107,15 +117,16 @@ impl Quantised {
 
     /// Some of the rows, in the order asked for.
     pub fn pick(&self, rows: impl ExactSizeIterator<Item = usize>) -> Quantised {
-        let per_row = self.cols / BLOCK;
+        let (width, per_row) = (self.planes * self.cols, self.cols / BLOCK);
         let mut to = Quantised {
             cols: self.cols,
-            bytes: Vec::with_capacity(rows.len() * self.cols),
+            planes: self.planes,
+            bytes: Vec::with_capacity(rows.len() * width),
             scales: Vec::with_capacity(rows.len() * per_row),
         };
         for row in rows {
             to.bytes
-                .extend_from_slice(&self.bytes[row * self.cols..(row + 1) * self.cols]);
+                .extend_from_slice(&self.bytes[row * width..(row + 1) * width]);
             to.scales
                 .extend_from_slice(&self.scales[row * per_row..(row + 1) * per_row]);
         }
@@ -133,37 +144,65 @@ impl Kernel for Quantise<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let blocks = self
+        let (cols, planes) = (self.to.cols, self.to.planes);
+        let rows = self
             .x
-            .chunks_exact(BLOCK)
-            .zip(self.to.bytes.chunks_exact_mut(BLOCK));
-        for ((x, bytes), scale) in blocks.zip(&mut self.to.scales) {
-            let mut rounded = [0.0f32; BLOCK];
-            // SAFETY: both halves of a block have sixteen elements; the set is there, as `Isa::run` saw to.
-            unsafe {
-                let (low, high) = (L::load(x.as_ptr()), L::load(x.as_ptr().add(16)));
-                let minus = L::splat(-1.0);
-                // `max` gives its second operand where either is no number: sizes go second, so that none is lost.
-                let size = |x: L| x.mul(minus).max(x);
-                let (a, b) = (size(low), size(high));
-                let most = a.max(b).largest();
-                let lost = a.add(b).mul(L::splat(0.0)).sum();
-                *scale = most / 127.0 + lost;
-                let inverse = L::splat(if most > 0.0 { 127.0 / most } else { 0.0 });
-                low.mul(inverse)
-                    .round_and_power()
-                    .0
-                    .store(rounded.as_mut_ptr());
-                high.mul(inverse)
-                    .round_and_power()
-                    .0
-                    .store(rounded.as_mut_ptr().add(16));
-            }
-            for (group, bytes) in bytes.chunks_exact_mut(4).enumerate() {
-                for (i, byte) in bytes.iter_mut().enumerate() {
-                    *byte = (rounded[element(group, i)] as i32 + OFFSET) as u8;
+            .chunks_exact(cols)
+            .zip(self.to.bytes.chunks_exact_mut(planes * cols));
+        for ((x, bytes), scales) in rows.zip(self.to.scales.chunks_exact_mut(cols / BLOCK)) {
+            for (block, (x, scale)) in x.chunks_exact(BLOCK).zip(scales).enumerate() {
+                // SAFETY: both halves of a block have sixteen elements; the set is there, as `Isa::run` saw to.
+                unsafe {
+                    let halves = [L::load(x.as_ptr()), L::load(x.as_ptr().add(16))];
+                    let step = largest(halves) / 127.0;
+                    // Anything times zero is zero, but for what is not finite.
+                    let lost = halves[0].add(halves[1]).mul(L::splat(0.0)).sum();
+                    *scale = lost + if planes == 2 { step / FINER } else { step };
+                    let steps = L::splat(if step > 0.0 { 1.0 / step } else { 0.0 });
+                    let halves = halves.map(|x| x.mul(steps));
+                    let rounded = halves.map(|x| x.round_and_power().0);
+                    place(rounded, &mut bytes[block * BLOCK..(block + 1) * BLOCK]);
+                    if planes == 2 {
+                        let minus = L::splat(-1.0);
+                        let rest = |i: usize| rounded[i].fma(minus, halves[i]).mul(L::splat(FINER));
+                        let rounded = [rest(0).round_and_power().0, rest(1).round_and_power().0];
+                        let at = cols + block * BLOCK;
+                        place(rounded, &mut bytes[at..at + BLOCK]);
+                    }
                 }
             }
+        }
+    }
+}
+
+/// The largest size in a block; what is not a number is passed over.
+///
+/// # Safety
+/// The processor has the set.
+#[inline(always)]
+unsafe fn largest<L: Lanes>(halves: [L; 2]) -> f32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let size = |x: L| x.mul(L::splat(-1.0)).max(x);
+        size(halves[0]).max(size(halves[1])).largest().max(0.0)
+    }
+}
+
+/// Integers of a block as offset bytes, in the order of a panel.
+///
+/// # Safety
+/// The processor has the set.
+#[inline(always)]
+unsafe fn place<L: Lanes>(rounded: [L; 2], bytes: &mut [u8]) {
+    let mut plain = [0.0f32; BLOCK];
+    // SAFETY: sixteen elements each.
+    unsafe {
+        rounded[0].store(plain.as_mut_ptr());
+        rounded[1].store(plain.as_mut_ptr().add(16));
+    }
+    for (group, bytes) in bytes.chunks_exact_mut(4).enumerate() {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = (plain[element(group, i)] as i32 + OFFSET) as u8;
         }
     }
 }
@@ -271,6 +310,17 @@ impl Kernel for Panel<'_> {
         for (block, to) in room.iter_mut().enumerate() {
             self.unpack::<L>(block, to);
         }
+        match self.x.planes {
+            1 => self.rows::<L, 1>(&room),
+            _ => self.rows::<L, 2>(&room),
+        }
+        ROOM.set(room);
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn rows<L: Lanes, const PLANES: usize>(&self, room: &[Unpacked]) {
         let n = self.x.len();
         let mut row = 0;
         while row < n {
@@ -278,23 +328,40 @@ impl Kernel for Panel<'_> {
             // SAFETY: `rows` rows from `row` exist; this thread alone has these outputs; the set is there.
             unsafe {
                 match rows {
-                    8 => self.tile::<L, 8>(&room, row),
-                    7 => self.tile::<L, 7>(&room, row),
-                    6 => self.tile::<L, 6>(&room, row),
-                    5 => self.tile::<L, 5>(&room, row),
-                    4 => self.tile::<L, 4>(&room, row),
-                    3 => self.tile::<L, 3>(&room, row),
-                    2 => self.tile::<L, 2>(&room, row),
-                    _ => self.tile::<L, 1>(&room, row),
+                    8 => self.tile::<L, 8, PLANES>(room, row),
+                    4.. => {
+                        self.tile::<L, 4, PLANES>(room, row);
+                        self.few::<L, PLANES>(room, row + 4, rows - 4);
+                    }
+                    _ => self.few::<L, PLANES>(room, row, rows),
                 }
             }
             row += rows;
         }
-        ROOM.set(room);
     }
-}
 
-impl Panel<'_> {
+    /// Up to three rows.
+    ///
+    /// # Safety
+    /// As for `tile`.
+    #[inline(always)]
+    unsafe fn few<L: Lanes, const PLANES: usize>(
+        &self,
+        room: &[Unpacked],
+        row: usize,
+        rows: usize,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match rows {
+                3 => self.tile::<L, 3, PLANES>(room, row),
+                2 => self.tile::<L, 2, PLANES>(room, row),
+                1 => self.tile::<L, 1, PLANES>(room, row),
+                _ => {}
+            }
+        }
+    }
+
     /// One block of the panel's rows; rows that are not there are like the last one and are not kept.
     #[inline(always)]
     fn unpack<L: Lanes>(&self, block: usize, to: &mut Unpacked) {
@@ -324,26 +391,39 @@ impl Panel<'_> {
     /// # Safety
     /// `N` rows of activations from `row` exist; the processor has the set.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const N: usize>(&self, panel: &[Unpacked], row: usize) {
+    unsafe fn tile<L: Lanes, const N: usize, const PLANES: usize>(
+        &self,
+        panel: &[Unpacked],
+        row: usize,
+    ) {
         let (cols, per_row) = (self.x.cols, self.x.cols / BLOCK);
         // SAFETY: as the caller promises; a panel has as many blocks as a row of activations.
         unsafe {
-            let bytes = self.x.bytes.as_ptr().add(row * cols);
+            let bytes = self.x.bytes.as_ptr().add(row * PLANES * cols);
             let scales = self.x.scales.as_ptr().add(row * per_row);
             let mut sums = [L::splat(0.0); N];
             for (block, unpacked) in panel.iter().enumerate() {
-                let mut ints = [L::load_ints(unpacked.corrections.as_ptr()); N];
+                let corrections = L::load_ints(unpacked.corrections.as_ptr());
+                let mut ints = [[corrections; N]; PLANES];
                 for group in 0..BLOCK / 4 {
                     let weights = unpacked.weights.as_ptr().add(group * 64);
-                    for (i, int) in ints.iter_mut().enumerate() {
-                        let x = bytes.add(i * cols + block * BLOCK + group * 4);
-                        *int = L::dot(*int, x.cast::<u32>().read_unaligned(), weights);
+                    for (plane, ints) in ints.iter_mut().enumerate() {
+                        for (i, int) in ints.iter_mut().enumerate() {
+                            let at = (i * PLANES + plane) * cols + block * BLOCK + group * 4;
+                            let x = bytes.add(at).cast::<u32>().read_unaligned();
+                            *int = L::dot(*int, x, weights);
+                        }
                     }
                 }
                 let scale = L::load(unpacked.scales.as_ptr());
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let scale = scale.mul(L::splat(*scales.add(i * per_row + block)));
-                    *sum = L::to_floats(ints[i]).fma(scale, *sum);
+                    let mut whole = L::to_floats(ints[0][i]);
+                    if PLANES == 2 {
+                        // Exact: both are integers, and the whole is below 2^24.
+                        whole = whole.fma(L::splat(FINER), L::to_floats(ints[1][i]));
+                    }
+                    *sum = whole.fma(scale, *sum);
                 }
             }
             for (i, sum) in sums.iter().enumerate() {
