@@ -59,7 +59,7 @@ impl Engine {
             let backend = match models::resolve(&config.model, &config.models_dir)? {
                 Place::Embedded => Local::nano(),
                 Place::Folder(dir) => {
-                    if !config.allow_swap {
+                    if !config.allow_swap && Local::device(&dir)?.is_none() {
                         check_memory(&dir)?;
                     }
                     Local::open(&dir)

@@ -10,9 +10,12 @@ use super::labels::LabelTrie;
 use super::prefixes::PrefixKey;
 use super::queue::Queue;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, PromptPolicy, Reply, nano};
-use crate::config::{IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX, PREFIX_LENGTHS_MAX};
+use crate::config::{
+    IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX, PREFIX_LENGTHS_MAX, device_choice,
+};
 use crate::model::tokenizer::{Tokenizer, TooMany};
-use crate::model::{GptOss, Precision};
+use crate::model::{GptOss, Precision, chosen_device};
+use candle_core::Device;
 use safeguard_udfs::Mode;
 use std::collections::HashMap;
 use std::path::Path;
@@ -57,12 +60,13 @@ pub struct WorkDone {
 
 impl Local {
     /// A released model's folder: `config.json`, safetensors, and `tokenizer.json` if it is there. Takes as long as
-    /// reading all weights once.
+    /// reading all weights once. On a GPU where there is one and this program can use it, as `SAFEGUARD_DEVICE` says.
     pub fn open(dir: &Path) -> Result<Local, BackendError> {
         Self::open_as(dir, Template::released(), Precision::Int16)
     }
 
-    /// A folder whose model was trained with another template, or is to compute with another precision.
+    /// A folder whose model was trained with another template, or is to compute with another precision. The exact one is
+    /// the CPU's: it is what others are compared with.
     pub fn open_as(
         dir: &Path,
         template: Template,
@@ -77,9 +81,22 @@ impl Local {
             why,
         };
         let tokenizer = Tokenizer::open(dir).map_err(|e| fail(e.to_string()))?;
-        let model = GptOss::open(dir).map_err(|e| fail(e.to_string()))?;
+        let device = match precision {
+            Precision::Int8 => Self::device(dir)?,
+            Precision::Exact => None,
+        };
+        let model = GptOss::open_on(dir, device.as_ref()).map_err(|e| fail(e.to_string()))?;
         let model = model.with_precision(precision);
         Self::start(&name, false, model, tokenizer, template)
+    }
+
+    /// Where [`open`](Self::open) has a folder's model run; `None` is the CPU, and then it has to fit into memory.
+    pub fn device(dir: &Path) -> Result<Option<Device>, BackendError> {
+        let fail = |why: String| BackendError::Open {
+            model: dir.display().to_string(),
+            why,
+        };
+        chosen_device(device_choice().map_err(fail)?).map_err(|e| fail(e.to_string()))
     }
 
     /// safeguard-nano, embedded: a demonstration model.
@@ -115,7 +132,7 @@ impl Local {
             model.digest(),
             tokenizer.digest(),
             &template.digest(),
-            numerics(model.precision()),
+            (model.device_numerics()).unwrap_or(numerics(model.precision())),
         ]
         .join("\n");
         let identity = ModelIdentity {

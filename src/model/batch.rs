@@ -5,6 +5,7 @@
 //! pieces, to the bit. Knows sequences and ids; it does not know who asked, what comes next, or when to stop.
 
 use super::attention::Rows;
+use super::device::DevicePiece;
 use super::gpt_oss::GptOss;
 use super::{KvCache, ModelError};
 use crate::config::PREFILL_TOKENS;
@@ -44,8 +45,15 @@ impl GptOss {
     ///
     /// Where an id is outside the vocabulary or a sequence would grow over the model's positions nothing is appended to
     /// any of them. After any other error the caches of the pieces are not to be used again. Memory grows with the ids
-    /// of all pieces: whoever asks keeps them bounded.
+    /// of all pieces: whoever asks keeps them bounded. On a device the last bits of a row may depend on the rows beside it.
     pub fn step(&self, pieces: &mut [Piece<'_>]) -> Result<Vec<f32>, ModelError> {
+        if let Some(device) = self.device() {
+            let there = pieces.iter_mut().map(|piece| DevicePiece {
+                ids: piece.ids,
+                cache: piece.cache.device_mut(),
+            });
+            return device.step(&mut there.collect::<Vec<_>>());
+        }
         for piece in pieces.iter() {
             self.check(piece.ids, piece.cache)?;
         }
@@ -80,6 +88,10 @@ impl GptOss {
         cache: &mut KvCache,
         entering: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<Vec<f32>, ModelError> {
+        assert!(
+            self.device().is_none(),
+            "bug: a model on a device gives no rows but the last"
+        );
         self.check(ids, cache)?;
         let mut out = Vec::with_capacity(ids.len() * self.config().hidden_size);
         for ids in ids.chunks(PREFILL_TOKENS) {
@@ -168,7 +180,10 @@ impl GptOss {
     /// Bytes of keys and values that a sequence of `tokens` keeps for itself at most, beside what it shares with a
     /// prefix of `shared` tokens.
     pub fn own_bytes(&self, shared: usize, tokens: usize) -> usize {
-        KvCache::own_bytes(self.config(), shared, tokens)
+        match self.device() {
+            Some(device) => device.own_bytes(shared, tokens),
+            None => KvCache::own_bytes(self.config(), shared, tokens),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! The model: what is between an embedding and a head.
 //!
 //! Takes token ids and a sequence's cache, gives the residual stream after the final norm; takes that and gives logits,
-//! of all tokens or of a few. Weights stay in their mapped files. Nothing here changes after loading, so one model
-//! serves any number of threads. How a step goes through the layers is said in `batch`.
+//! of all tokens or of a few. Weights stay in their mapped files; a model on a device has them there too, and steps
+//! and logits are computed there. Nothing here changes after loading, so one model serves any number of threads. How a
+//! step goes through the layers is said in `batch`, and in `device`.
 
 use super::arithmetic::{Arithmetic, Precision};
 use super::attention::Attention;
 use super::batch::Span;
+use super::device::DeviceModel;
 use super::experts::{Experts, How};
 use super::kv_cache::KvCache;
 use super::rope::{Rope, Turns};
@@ -34,6 +36,7 @@ pub struct GptOss {
     /// `[vocab, hidden]`.
     head: Stored,
     digest: OnceLock<String>,
+    device: Option<DeviceModel>,
 }
 
 /// One layer's weights.
@@ -49,14 +52,26 @@ impl GptOss {
     /// Loads a folder in the released layout: `config.json`, and `model.safetensors` or shards with
     /// `model.safetensors.index.json`. Every tensor is checked here; the files must not change afterwards.
     pub fn open(dir: &Path) -> Result<GptOss, ModelError> {
+        GptOss::open_on(dir, None)
+    }
+
+    /// As [`open`](Self::open), to run on a device; `None` is this machine's CPU with its own kernels. Beside what is
+    /// checked there, a device refuses weights that it cannot hold without loss, and those that it has no room for.
+    pub fn open_on(dir: &Path, device: Option<&Device>) -> Result<GptOss, ModelError> {
         let path = dir.join("config.json");
         let json = std::fs::read(&path).map_err(|source| ModelError::Read { path, source })?;
-        GptOss::load(json, || Weights::open(dir))
+        GptOss::load(json, || Weights::open(dir))?.moved_to(device)
     }
 
     /// Loads an embedded model: the bytes of `config.json` and of one safetensors file.
     pub fn from_bytes(config_json: &[u8], weights: &'static [u8]) -> Result<GptOss, ModelError> {
         GptOss::load(config_json.to_vec(), || Weights::embedded(weights))
+    }
+
+    fn moved_to(self, device: Option<&Device>) -> Result<GptOss, ModelError> {
+        let load = |device| DeviceModel::load(self.config.clone(), &self.weights, device);
+        let device = device.map(load).transpose()?;
+        Ok(GptOss { device, ..self })
     }
 
     /// The config comes first: a folder of another architecture should be told so, not that its weights are odd.
@@ -80,6 +95,7 @@ impl GptOss {
             precision: Precision::Exact,
             isa: Isa::best(),
             digest: OnceLock::new(),
+            device: None,
             config,
             config_json,
             weights,
@@ -91,19 +107,29 @@ impl GptOss {
     }
 
     /// The same model with other constants than gpt-oss has: a mistake made on purpose, so that the parity gate can be
-    /// shown to catch it.
+    /// shown to catch it. Not on a device.
     pub fn with_arithmetic(self, arithmetic: Arithmetic) -> GptOss {
+        assert!(
+            self.device.is_none(),
+            "bug: a device has the constants of gpt-oss alone"
+        );
         GptOss { arithmetic, ..self }
     }
 
-    /// The same model computing with another precision; a loaded model is exact.
+    /// The same model computing with another precision; a loaded model is exact. On a device it says nothing: a device
+    /// has a precision of its own.
     pub fn with_precision(self, precision: Precision) -> GptOss {
         GptOss { precision, ..self }
     }
 
-    /// What its experts' activations are rounded to.
+    /// What its experts' activations are rounded to on the CPU.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The class of arithmetic of the device that it runs on; `None` on the CPU.
+    pub fn device_numerics(&self) -> Option<&'static str> {
+        self.device.as_ref().map(|_| DeviceModel::NUMERICS)
     }
 
     /// What `config.json` says.
@@ -126,7 +152,10 @@ impl GptOss {
 
     /// An empty sequence for this model.
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(&self.config)
+        match &self.device {
+            Some(device) => KvCache::on_device(device.new_cache()),
+            None => KvCache::new(&self.config),
+        }
     }
 
     /// Appends `ids` to the sequence; the residual stream after the final norm, `[ids.len(), hidden]`.
@@ -134,13 +163,16 @@ impl GptOss {
     /// Ids outside the vocabulary and sequences over the model's positions are refused before anything is appended.
     /// After any other error the cache holds some first part of the ids. The result does not depend on how a sequence
     /// is cut into calls, to the bit.
+    ///
+    /// # Panics
+    /// Where the model is on a device, which keeps the rows of all ids but the last to itself.
     pub fn forward(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor, ModelError> {
         let out = self.read_all(ids, cache, &mut |_, _| ())?;
         self.tensor(out)
     }
 
     /// As [`forward`](Self::forward), then shows `on_layer` the residual stream `[ids.len(), hidden]` that entered each
-    /// layer, and the result as one layer more.
+    /// layer, and the result as one layer more. Panics where that does.
     pub fn forward_traced(
         &self,
         ids: &[u32],
@@ -166,6 +198,10 @@ impl GptOss {
             (rows.len() / hidden, hidden),
             &Device::Cpu,
         )?)
+    }
+
+    pub(super) fn device(&self) -> Option<&DeviceModel> {
+        self.device.as_ref()
     }
 
     pub(super) fn isa(&self) -> Isa {
@@ -227,6 +263,9 @@ impl GptOss {
 
     /// Logits `[n, vocab]` of `rows` `[n, hidden]`, as [`step`](Self::step) gives them.
     pub fn all_logits(&self, rows: &[f32]) -> Result<Vec<f32>, ModelError> {
+        if let Some(device) = &self.device {
+            return device.all_logits(rows);
+        }
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let mut out = vec![0.0; rows.len() / width * vocab];
         let head = self.weights.bytes(&self.head);
@@ -236,6 +275,9 @@ impl GptOss {
 
     /// Logits `[n, ids.len()]` of the tokens `ids` only, at least one; the rest of the head is not touched.
     pub fn some_logits(&self, rows: &[f32], ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        if let Some(device) = &self.device {
+            return device.some_logits(rows, ids);
+        }
         self.check_ids(ids)?;
         if ids.is_empty() {
             return Err(ModelError::NoIds);

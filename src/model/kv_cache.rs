@@ -3,8 +3,10 @@
 //! Takes the keys and values of each layer as they are computed, gives them back in blocks that begin at multiples of
 //! [`BLOCK`] positions. A clone shares every block with its original; who appends first copies the one block it
 //! writes to, so a policy's prefix is computed once and continued by many texts. Sliding layers drop the blocks that
-//! no later query can see. Knows shapes and windows, not where keys come from.
+//! no later query can see. A sequence of a model on a device is that device's to hold. Knows shapes and windows, not
+//! where keys come from.
 
+use super::device::DeviceCache;
 use super::{Config, LayerType};
 use safeguard_kernels::attention::{BLOCK, HeadBlock};
 use std::ops::Range;
@@ -13,6 +15,18 @@ use std::sync::Arc;
 /// What one sequence has seen, layer by layer. A clone shares storage with its original and never disturbs it.
 #[derive(Debug, Clone)]
 pub struct KvCache {
+    held: Held,
+}
+
+/// Where keys and values are.
+#[derive(Debug, Clone)]
+enum Held {
+    Host(HostCache),
+    Device(DeviceCache),
+}
+
+#[derive(Debug, Clone)]
+struct HostCache {
     len: usize,
     layers: Vec<LayerCache>,
 }
@@ -95,27 +109,66 @@ impl KvCache {
             dropped: 0,
             blocks: Vec::new(),
         };
-        KvCache {
+        let host = HostCache {
             len: 0,
             layers: config.layer_types.iter().map(layer).collect(),
+        };
+        KvCache {
+            held: Held::Host(host),
+        }
+    }
+
+    /// A sequence whose keys and values a device holds.
+    pub(super) fn on_device(cache: DeviceCache) -> KvCache {
+        KvCache {
+            held: Held::Device(cache),
+        }
+    }
+
+    /// What the device holds; only of a sequence that is there.
+    pub(super) fn device_mut(&mut self) -> &mut DeviceCache {
+        match &mut self.held {
+            Held::Device(cache) => cache,
+            Held::Host(_) => panic!("bug: the cache was made for a model on the host"),
+        }
+    }
+
+    fn host(&self) -> &HostCache {
+        match &self.held {
+            Held::Host(cache) => cache,
+            Held::Device(_) => panic!("bug: the cache was made for a model on a device"),
+        }
+    }
+
+    fn host_mut(&mut self) -> &mut HostCache {
+        match &mut self.held {
+            Held::Host(cache) => cache,
+            Held::Device(_) => panic!("bug: the cache was made for a model on a device"),
         }
     }
 
     /// Tokens in the sequence so far.
     pub fn len(&self) -> usize {
-        self.len
+        match &self.held {
+            Held::Host(cache) => cache.len,
+            Held::Device(cache) => cache.len(),
+        }
     }
 
     /// Whether the sequence has no token yet.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes of the keys and values it holds, those shared with clones included.
     pub fn bytes(&self) -> usize {
+        let host = match &self.held {
+            Held::Host(cache) => cache,
+            Held::Device(cache) => return cache.bytes(),
+        };
         let of =
             |layer: &LayerCache| layer.blocks.len() * 2 * layer.kv_heads * layer.head_dim * BLOCK;
-        self.layers.iter().map(of).sum::<usize>() * size_of::<f32>()
+        host.layers.iter().map(of).sum::<usize>() * size_of::<f32>()
     }
 
     /// Bytes that a sequence of `tokens` keeps beside the blocks it shares with a prefix of `shared` tokens.
@@ -131,19 +184,20 @@ impl KvCache {
 
     /// The cache of one layer.
     pub(super) fn layer_mut(&mut self, layer: usize) -> &mut LayerCache {
-        &mut self.layers[layer]
+        &mut self.host_mut().layers[layer]
     }
 
     /// The cache of one layer, to read.
     pub(super) fn layer(&self, layer: usize) -> &LayerCache {
-        &self.layers[layer]
+        &self.host().layers[layer]
     }
 
     /// The same for sequences that share their beginning, as far as any layer still holds it.
     pub(super) fn shared_with(&self) -> usize {
-        let growing = self.layers.iter().find(|layer| layer.window.is_none());
+        let layers = &self.host().layers;
+        let growing = layers.iter().find(|layer| layer.window.is_none());
         let first = growing
-            .or(self.layers.first())
+            .or(layers.first())
             .and_then(|layer| layer.blocks.first());
         first.map_or(0, |block| Arc::as_ptr(block).addr())
     }
@@ -153,14 +207,16 @@ impl KvCache {
         let same = |layer: &LayerCache| {
             (layer.kv_heads, layer.head_dim) == (config.num_key_value_heads, config.head_dim)
         };
-        self.layers.len() == config.num_hidden_layers && self.layers.iter().all(same)
+        let layers = &self.host().layers;
+        layers.len() == config.num_hidden_layers && layers.iter().all(same)
     }
 
     /// Counts `tokens` more, once every layer has their keys, and drops what no later query can see.
     pub(super) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
-        for layer in &mut self.layers {
-            layer.trim(self.len);
+        let host = self.host_mut();
+        host.len += tokens;
+        for layer in &mut host.layers {
+            layer.trim(host.len);
         }
     }
 }
@@ -251,7 +307,7 @@ mod tests {
 
     /// Position of every visible key of `layer` for a query at `position`, read back.
     fn read(cache: &KvCache, layer: usize, position: usize) -> Vec<f32> {
-        let layer = &cache.layers[layer];
+        let layer = cache.layer(layer);
         let visible = layer.visible(position);
         let mut out = Vec::new();
         let blocks = layer.blocks(visible.clone());
@@ -290,11 +346,8 @@ mod tests {
         for from in (0..1000).step_by(50) {
             write(&mut cache, from..from + 50);
         }
-        let blocks: Vec<usize> = cache
-            .layers
-            .iter()
-            .map(|layer| layer.blocks.len())
-            .collect();
+        let layers = &cache.host().layers;
+        let blocks: Vec<usize> = layers.iter().map(|layer| layer.blocks.len()).collect();
         assert_eq!(blocks, [2, 8, 2, 8]);
         assert_eq!(cache.bytes(), 20 * 2 * 2 * 64 * BLOCK * 4);
         assert_eq!(read(&cache, 0, 999).len(), 128);
@@ -302,9 +355,9 @@ mod tests {
         for len in [255, 256, 383, 384] {
             let mut layer = LayerCache {
                 dropped: 0,
-                ..cache.layers[0].clone()
+                ..layers[0].clone()
             };
-            layer.blocks = std::iter::repeat_with(|| cache.layers[0].blocks[0].clone())
+            layer.blocks = std::iter::repeat_with(|| layers[0].blocks[0].clone())
                 .take(4)
                 .collect();
             layer.trim(len);

@@ -11,7 +11,7 @@ use crate::backend::{Answer, Backend, Prompt, PromptPolicy, Reply, nano_files};
 use crate::model::memory::{self, Needs};
 use crate::model::scan::{self, LOSSLESS, Oddity, Scan};
 use crate::model::tokenizer::Tokenizer;
-use crate::model::{Config, GptOss, KvCache, ModelError, Piece, Precision};
+use crate::model::{Config, DeviceModel, GptOss, KvCache, ModelError, Piece, Precision};
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ const PATIENCE: f64 = 4.0;
 const SIDE_BY_SIDE: usize = 16;
 /// Steps of each timed decode.
 const STEPS: usize = 4;
+/// How far a probability may be from the same question's alone, on a device: its library sums by the size of a batch.
+const DEVICE_PROBABILITY: f64 = 0.05;
 
 /// A policy that says plainly what violates it, and texts that plainly do or do not.
 const POLICY: &str = "K1: violates if the message mentions any of: bank, account, card, phone; everything else is \
@@ -120,14 +122,33 @@ fn look(
         tell(digest(dir).map_err(of("digest"))?);
     }
     tell(tokenizer(place, &config).map_err(|error| ("tokenizer", error))?);
-    let (memory, fits) = room(memory::needed(&config), memory::available(), allow_swap);
+    let device = on_device(place).map_err(|error| ("device", error))?;
+    let (memory, fits) = match device {
+        true => (on_its_device(&config), true),
+        false => room(memory::needed(&config), memory::available(), allow_swap),
+    };
     tell(memory);
     if !scanned.not_finite.is_empty() || !fits {
         return Ok(());
     }
-    speed(place, tell).map_err(of("speed"))?;
-    tell(questions(place).map_err(|error| ("self-test", error))?);
+    speed(place, tell).map_err(|error| ("speed", error))?;
+    tell(questions(place, device).map_err(|error| ("self-test", error))?);
     Ok(())
+}
+
+/// Whether it is served from a device and not from this machine's memory.
+fn on_device(place: &Place) -> Result<bool, ModelsError> {
+    Ok(match place {
+        Place::Embedded => false,
+        Place::Folder(dir) => Local::device(dir)?.is_some(),
+    })
+}
+
+/// Whether there is room is for the device to say, when it is loaded.
+fn on_its_device(config: &Config) -> Finding {
+    let bytes = bytes_shown(DeviceModel::weight_bytes(config) as u64);
+    let detail = format!("it runs on a GPU, {bytes} of weights there");
+    finding("memory", Level::Ok, detail)
 }
 
 fn config(place: &Place) -> Result<Config, ModelError> {
@@ -275,11 +296,11 @@ fn room(needs: Needs, available: Option<u64>, allow_swap: bool) -> (Finding, boo
     }
 }
 
-fn speed(place: &Place, tell: Told<'_>) -> Result<(), ModelError> {
+fn speed(place: &Place, tell: Told<'_>) -> Result<(), ModelsError> {
     let begun = Instant::now();
     let model = match place {
         Place::Embedded => GptOss::from_bytes(nano_files().config, nano_files().weights)?,
-        Place::Folder(dir) => GptOss::open(dir)?,
+        Place::Folder(dir) => GptOss::open_on(dir, Local::device(dir)?.as_ref())?,
     };
     // Verdicts are computed with it; the exact one is for comparing with others.
     let model = model.with_precision(Precision::Int16);
@@ -334,8 +355,8 @@ fn decode(model: &GptOss, ids: &[u32], sequences: usize) -> Result<f64, ModelErr
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Every question once with the others in flight and once alone: the same reply to the bit, and a legal one.
-fn questions(place: &Place) -> Result<Finding, ModelsError> {
+/// Every question once with the others in flight and once alone: the same reply, on the CPU to the bit, and a legal one.
+fn questions(place: &Place, device: bool) -> Result<Finding, ModelsError> {
     let backend = match place {
         Place::Embedded => Local::nano()?,
         Place::Folder(dir) => Local::open(dir)?,
@@ -357,7 +378,7 @@ fn questions(place: &Place) -> Result<Finding, ModelsError> {
     let mut expected = 0;
     for ((text, label), reply) in TEXTS.into_iter().zip(together) {
         let alone = futures::executor::block_on(backend.ask(prompt(text)))?;
-        if bits(&alone) != bits(&reply) {
+        if !same(&alone, &reply, device) {
             let why = format!("{text:?} has one answer among others and another alone");
             return Ok(finding("self-test", Level::Fail, why));
         }
@@ -374,24 +395,32 @@ fn questions(place: &Place) -> Result<Finding, ModelsError> {
         }
     }
     let said = format!(
-        "{} questions, twice the same bits; {expected} answered as a person would",
-        TEXTS.len()
+        "{} questions, twice the same {}; {expected} answered as a person would",
+        TEXTS.len(),
+        if device { "label" } else { "bits" }
     );
     Ok(finding("self-test", Level::Ok, said))
 }
 
-/// A reply's label and the bits of its probabilities.
-fn bits(reply: &Reply) -> (Option<usize>, Vec<u64>) {
+/// The same label and probabilities of the same bits; on a device, probabilities that are near.
+fn same(one: &Reply, two: &Reply, device: bool) -> bool {
+    let near = |(a, b): (&f64, &f64)| match device {
+        true => (a - b).abs() <= DEVICE_PROBABILITY,
+        false => a.to_bits() == b.to_bits(),
+    };
+    let ((one, p), (two, q)) = (said(one), said(two));
+    one == two && p.len() == q.len() && p.iter().zip(q).all(near)
+}
+
+/// A reply's label and its probabilities.
+fn said(reply: &Reply) -> (Option<usize>, &[f64]) {
     match &reply.answer {
         Answer::Label {
             index,
             probabilities,
             ..
-        } => (
-            Some(*index),
-            probabilities.iter().map(|p| p.to_bits()).collect(),
-        ),
-        Answer::TooLong { .. } => (None, Vec::new()),
+        } => (Some(*index), probabilities),
+        Answer::TooLong { .. } => (None, &[]),
     }
 }
 

@@ -341,6 +341,52 @@ fn a_text_that_the_model_fails_on_fails_alone() {
 }
 
 #[test]
+fn a_model_on_a_device_replies_as_on_the_host() {
+    let asked = mixed(&harmony(), 24);
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/nano");
+    let moved = GptOss::open_on(&nano, Some(&candle_core::Device::Cpu)).unwrap();
+    assert_eq!(moved.digest(), model().digest());
+    // Few rows at a time and small steps: prefixes are read in parts, and texts begin and end beside others.
+    let small = Limits {
+        step_tokens: 200,
+        rows: 5,
+        kept: 2,
+        ..limits()
+    };
+    let moved = Bench::of(moved, small).all(&asked);
+    let host = Bench::new(limits()).all(&asked);
+    for (moved, host) in moved.into_iter().zip(host) {
+        let (moved, host) = (moved.unwrap(), host.unwrap());
+        assert_eq!(
+            (moved.tokens_in, moved.tokens_out),
+            (host.tokens_in, host.tokens_out)
+        );
+        let label = |reply: Reply| match reply.answer {
+            Answer::Label {
+                index,
+                probabilities,
+                analysis,
+                reasoned,
+            } => (index, analysis, reasoned, probabilities),
+            Answer::TooLong { .. } => panic!("{reply:?}"),
+        };
+        let (moved, host) = (label(moved), label(host));
+        assert_eq!(
+            (moved.0, &moved.1, moved.2),
+            (host.0, &host.1, host.2),
+            "label and analysis"
+        );
+        let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-3;
+        assert!(
+            moved.3.iter().zip(&host.3).all(near),
+            "{:?} {:?}",
+            moved.3,
+            host.3
+        );
+    }
+}
+
+#[test]
 fn a_model_that_fails_always_fails_each_text() {
     // Its vocabulary is smaller than the tokenizer's.
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/tiny");

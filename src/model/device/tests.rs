@@ -87,6 +87,69 @@ impl Both {
     }
 }
 
+#[test]
+fn a_model_that_is_moved_there_steps_there() {
+    let host = exact(GptOss::open(Path::new(TINY)));
+    let moved = GptOss::open_on(Path::new(TINY), Some(&Device::Cpu)).expect("tiny");
+    assert_eq!(host.device_numerics(), None);
+    assert_eq!(moved.device_numerics(), Some(DeviceModel::NUMERICS));
+    assert_eq!(host.digest(), moved.digest(), "the same weights");
+    let read = |model: &GptOss, prefix: &[u32], texts: &[&[u32]]| {
+        let mut policy = model.new_cache();
+        assert!(policy.is_empty());
+        let piece = Piece {
+            ids: prefix,
+            cache: &mut policy,
+        };
+        model.step(&mut [piece]).expect("a step");
+        let mut caches = vec![policy.clone(); texts.len()];
+        let pieces = caches.iter_mut().zip(texts);
+        let mut pieces: Vec<Piece> = pieces.map(|(cache, ids)| Piece { ids, cache }).collect();
+        let rows = model.step(&mut pieces).expect("a step");
+        assert_eq!(policy.len(), prefix.len());
+        for (cache, ids) in caches.iter().zip(texts) {
+            assert_eq!(cache.len(), prefix.len() + ids.len());
+            assert!(cache.bytes() >= policy.bytes() && policy.bytes() > 0);
+        }
+        let some = model.some_logits(&rows, &[3, 500]).expect("logits");
+        let all = model.all_logits(&rows).expect("logits");
+        (rows, some, all)
+    };
+    let ids: Vec<u32> = (0..90).map(|i| i * 7919 % 512).collect();
+    let (prefix, texts) = (&ids[..40], [&ids[40..41], &ids[41..60], &ids[60..]]);
+    let (found, expected) = (read(&moved, prefix, &texts), read(&host, prefix, &texts));
+    near("rows", &found.0, &expected.0, TOLERANCE);
+    near("some logits", &found.1, &expected.1, TOLERANCE);
+    near("all logits", &found.2, &expected.2, TOLERANCE);
+    assert!(moved.own_bytes(40, 70) > 0 && moved.own_bytes(40, 70) < moved.own_bytes(0, 70));
+    let refused = |model: &GptOss, ids: &[u32]| {
+        let mut cache = model.new_cache();
+        let cache = &mut cache;
+        let step = model.step(&mut [Piece { ids, cache }]);
+        step.expect_err("refused").to_string()
+    };
+    for ids in [&[512][..], &[]] {
+        assert_eq!(refused(&moved, ids), refused(&host, ids));
+    }
+}
+
+#[test]
+#[should_panic(expected = "bug: a model on a device gives no rows but the last")]
+fn a_forward_of_all_rows_is_the_cpus() {
+    let moved = GptOss::open_on(Path::new(TINY), Some(&Device::Cpu)).expect("tiny");
+    drop(moved.forward(&[1, 2], &mut moved.new_cache()));
+}
+
+#[test]
+#[should_panic(expected = "bug: the cache was made for a model on the host")]
+fn a_sequence_stays_where_it_is() {
+    let host = exact(GptOss::open(Path::new(TINY)));
+    let moved = GptOss::open_on(Path::new(TINY), Some(&Device::Cpu)).expect("tiny");
+    let mut cache = host.new_cache();
+    let (ids, cache) = (&[1][..], &mut cache);
+    drop(moved.step(&mut [Piece { ids, cache }]));
+}
+
 fn near(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let far = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
