@@ -82,7 +82,7 @@ impl Local {
         };
         let tokenizer = Tokenizer::open(dir).map_err(|e| fail(e.to_string()))?;
         let device = match precision {
-            Precision::Int8 => Self::device(dir)?,
+            Precision::Int16 | Precision::Int8 => Self::device(dir)?,
             Precision::Exact => None,
         };
         let model = GptOss::open_on(dir, device.as_ref()).map_err(|e| fail(e.to_string()))?;
