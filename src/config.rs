@@ -105,6 +105,8 @@ pub const ANALYSIS_TOKENS_EXPECTED: usize = 256;
 pub const LOGITS_ROWS_MAX: usize = 64;
 /// Tokens of one label; a label of [`POLICY_LABEL_BYTES_MAX`] has no more.
 pub const LABEL_TOKENS_MAX: usize = POLICY_LABEL_BYTES_MAX;
+/// A model whose weights have no more bytes than this stays in a processor's caches.
+pub const CACHED_MODEL_BYTES_MAX: usize = 32 << 20;
 /// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
 pub const PREFILL_TOKENS: usize = 512;
 

@@ -8,7 +8,8 @@ use super::attention::Rows;
 use super::device::DevicePiece;
 use super::gpt_oss::GptOss;
 use super::{KvCache, ModelError};
-use crate::config::PREFILL_TOKENS;
+use crate::config::{CACHED_MODEL_BYTES_MAX, PREFILL_TOKENS};
+use rayon::prelude::*;
 use safeguard_kernels::pointwise;
 use std::ops::Range;
 
@@ -62,23 +63,56 @@ impl GptOss {
         order.sort_by_key(|i| pieces[*i].cache.shared_with());
         let mut places: Vec<Option<&mut Piece>> = pieces.iter_mut().map(Some).collect();
         let mut sorted: Vec<&mut Piece> = order.iter().filter_map(|i| places[*i].take()).collect();
-        let ids: Vec<u32> = sorted.iter().flat_map(|piece| piece.ids).copied().collect();
-        let mut spans = Vec::with_capacity(sorted.len());
-        for piece in &sorted {
-            let first = spans.last().map_or(0, |span: &Span| span.rows.end);
-            spans.push(Span {
-                rows: first..first + piece.ids.len(),
-                from: piece.cache.len(),
-            });
+        let parts = self.parts(&sorted);
+        let mut rest = &mut sorted[..];
+        let mut groups = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (group, others) = rest.split_at_mut(part);
+            groups.push(group);
+            rest = others;
         }
-        let mut caches: Vec<&mut KvCache> = sorted.iter_mut().map(|p| &mut *p.cache).collect();
-        let hidden = self.layers_of(&ids, &spans, &mut caches, Wanted::Last, &mut |_, _| ())?;
+        let read = groups.into_par_iter().map(|group| self.read_group(group));
+        let hidden = read.collect::<Result<Vec<_>, _>>()?.concat();
         let width = self.config().hidden_size;
         let mut rows = vec![0.0; hidden.len()];
         for (row, to) in hidden.chunks_exact(width).zip(order) {
             rows[to * width..(to + 1) * width].copy_from_slice(row);
         }
         Ok(rows)
+    }
+
+    /// How many pieces are read together. A large model reads all at once, so that its weights pass once; one that fits
+    /// the processor's caches reads about as many tokens on each thread, which then need not wait for each other.
+    fn parts(&self, pieces: &[&mut Piece]) -> Vec<usize> {
+        let threads = match self.weights().bytes_in_all() {
+            0..=CACHED_MODEL_BYTES_MAX => rayon::current_num_threads(),
+            _ => 1,
+        };
+        let tokens: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
+        let (mut parts, mut gathered) = (vec![0], 0);
+        for piece in pieces {
+            if gathered * threads >= tokens * parts.len() {
+                parts.push(0);
+            }
+            gathered += piece.ids.len();
+            *parts.last_mut().expect("bug: no part") += 1;
+        }
+        parts
+    }
+
+    /// Some pieces through all layers; a row for the last id of each.
+    fn read_group(&self, pieces: &mut [&mut Piece]) -> Result<Vec<f32>, ModelError> {
+        let ids: Vec<u32> = pieces.iter().flat_map(|piece| piece.ids).copied().collect();
+        let mut spans = Vec::with_capacity(pieces.len());
+        for piece in pieces.iter() {
+            let first = spans.last().map_or(0, |span: &Span| span.rows.end);
+            spans.push(Span {
+                rows: first..first + piece.ids.len(),
+                from: piece.cache.len(),
+            });
+        }
+        let mut caches: Vec<&mut KvCache> = pieces.iter_mut().map(|p| &mut *p.cache).collect();
+        self.layers_of(&ids, &spans, &mut caches, Wanted::Last, &mut |_, _| ())
     }
 
     /// One sequence, all rows, in goes of bounded memory.

@@ -19,6 +19,9 @@ use safeguard_kernels::{Isa, dense, pointwise};
 use std::path::Path;
 use std::sync::OnceLock;
 
+/// Bytes that a system maps at once, at least.
+const PAGE: usize = 4096;
+
 /// A loaded gpt-oss model. `Send + Sync`; nothing in it changes after loading.
 #[derive(Debug)]
 pub struct GptOss {
@@ -141,12 +144,23 @@ impl GptOss {
     /// (`cat config.json model*.safetensors | b3sum`). Computed at the first call, which reads every byte.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&self.config_json);
-            self.weights.files().for_each(|bytes| {
-                hasher.update(bytes);
-            });
-            hasher.finalize().to_hex().to_string()
+            let digest = || {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(&self.config_json);
+                self.weights.files().for_each(|bytes| {
+                    hasher.update(bytes);
+                });
+                hasher.finalize().to_hex().to_string()
+            };
+            // A second thread goes ahead and has the system map the pages, which takes as long as hashing them.
+            let touch = || {
+                let pages = self
+                    .weights
+                    .files()
+                    .flat_map(|bytes| bytes.iter().step_by(PAGE));
+                pages.fold(0u8, |all, byte| all ^ std::hint::black_box(*byte))
+            };
+            rayon::join(digest, touch).0
         })
     }
 

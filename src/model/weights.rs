@@ -125,6 +125,11 @@ impl Weights {
         self.places.keys().map(String::as_str)
     }
 
+    /// Bytes of all files.
+    pub fn bytes_in_all(&self) -> usize {
+        self.files().map(<[u8]>::len).sum()
+    }
+
     /// The name of the file that holds `stored`.
     pub fn file_of(&self, stored: &Stored) -> &str {
         &self.files[stored.file].name
