@@ -1,8 +1,8 @@
 //! Products with bf16 weights, read where they are stored.
 //!
 //! Takes rows of f32 and a weight matrix as checkpoints store it (row-major `[out, in]`, little-endian brain floats),
-//! gives `[rows, out]` in f32. Thirty-two outputs at a time are widened (exact) and turned so that a register holds one
-//! input's weights; then all rows pass. An output is the fused multiply-add of its inputs one after another.
+//! gives `[rows, out]` in f32. Thirty-two outputs at a time are turned so that a register holds the weights of two inputs,
+//! then all rows pass, and weights are widened (exact) where they are used. An output is the fused multiply-add of its inputs one after another.
 
 use super::Columns;
 use super::lanes::{Isa, Kernel, Lanes, WIDTH};
@@ -11,14 +11,18 @@ use std::ops::Range;
 
 /// Rows of a tile: their sums fill the registers.
 const TILE_ROWS: usize = 12;
-/// Outputs widened together.
-const PANEL_OUTS: usize = 2 * WIDTH;
+/// Outputs of a tile.
+const TILE_OUTS: usize = 2 * WIDTH;
+/// Outputs of a panel where rows are many: all rows pass a panel once, and should not have to do so often.
+const PANEL_OUTS: usize = 4 * TILE_OUTS;
+/// Bytes of rows that may pass as often as there are tiles.
+const NEAR_BYTES: usize = 1 << 19;
 /// Below this many products a call is not worth a second thread.
 const THREADED_MIN: usize = 1 << 19;
 
 thread_local! {
-    /// Room for a panel `[inputs, 32]`, kept between calls.
-    static ROOM: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+    /// Room for a panel `[tiles, inputs / 2, 32]` of pairs, kept between calls.
+    static ROOM: std::cell::RefCell<Vec<i32>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 /// `y` `[n, outs]` = `x` `[n, inputs]` times `weights` `[outs, inputs]` transposed, plus `bias` `[outs]` where there is
@@ -45,18 +49,22 @@ pub fn product(
         "bug: a bias of another width"
     );
     let to = Columns::new(y, outs);
+    let wide = match size_of_val(x) {
+        0..=NEAR_BYTES => TILE_OUTS,
+        _ => PANEL_OUTS,
+    };
     let panel = |panel: usize| {
-        let first = panel * PANEL_OUTS;
+        let first = panel * wide;
         isa.run(Panel {
             x,
             weights,
             inputs,
             bias,
-            outs: first..outs.min(first + PANEL_OUTS),
+            outs: first..outs.min(first + wide),
             to,
         });
     };
-    let panels = outs.div_ceil(PANEL_OUTS);
+    let panels = outs.div_ceil(wide);
     if n * outs * inputs < THREADED_MIN {
         (0..panels).for_each(panel);
     } else {
@@ -80,18 +88,26 @@ impl Kernel for Panel<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let n = self.x.len() / self.inputs;
+        let tiles = self.outs.len().div_ceil(TILE_OUTS);
+        let size = self.inputs / 2 * TILE_OUTS;
         let mut room = ROOM.take();
-        if room.len() < self.inputs * PANEL_OUTS {
-            room.resize(self.inputs * PANEL_OUTS, 0.0);
+        if room.len() < tiles * size {
+            room.resize(tiles * size, 0);
         }
+        let tile = |tile: usize| Panel {
+            outs: self.outs.start + tile * TILE_OUTS
+                ..self.outs.end.min(self.outs.start + (tile + 1) * TILE_OUTS),
+            ..self
+        };
         // SAFETY: the lengths were checked by `product`, the room was made; this thread alone has these outputs.
         unsafe {
-            if self.outs.len() > WIDTH {
-                self.widen::<L, 2>(&mut room);
-                self.rows::<L, 2>(&room, n);
-            } else {
-                self.widen::<L, 1>(&mut room);
-                self.rows::<L, 1>(&room, n);
+            for (i, room) in room.chunks_exact_mut(size).take(tiles).enumerate() {
+                tile(i).turn::<L>(room);
+            }
+            for row in (0..n).step_by(TILE_ROWS) {
+                for (i, room) in room.chunks_exact(size).take(tiles).enumerate() {
+                    tile(i).rows::<L>(room, row, (n - row).min(TILE_ROWS));
+                }
             }
         }
         ROOM.set(room);
@@ -99,16 +115,16 @@ impl Kernel for Panel<'_> {
 }
 
 impl Panel<'_> {
-    /// The weights of the panel as `[inputs, 16 * GROUPS]`; zeros for outputs that are not there.
+    /// The weights of a tile as `[inputs / 2, 32]` pairs; zeros for outputs that are not there.
     ///
     /// # Safety
     /// There is room; the processor has the set.
     #[inline(always)]
-    unsafe fn widen<L: Lanes, const GROUPS: usize>(&self, room: &mut [f32]) {
+    unsafe fn turn<L: Lanes>(&self, room: &mut [i32]) {
         let none = [0u8; 16];
-        for group in 0..GROUPS {
+        for group in 0..2 {
             let first = self.outs.start + group * WIDTH;
-            let there = (self.outs.end - first).min(WIDTH);
+            let there = self.outs.end.saturating_sub(first).min(WIDTH);
             for input in (0..self.inputs).step_by(8) {
                 // SAFETY: eight brain floats from `input` are inside their row, as `inputs` is a multiple of 8.
                 unsafe {
@@ -119,11 +135,9 @@ impl Panel<'_> {
                             .add(2 * ((first + i) * self.inputs + input)),
                         false => none.as_ptr(),
                     });
-                    let to = room.as_mut_ptr().add((input * GROUPS + group) * WIDTH);
+                    let to = room.as_mut_ptr().add(input / 2 * TILE_OUTS + group * WIDTH);
                     for (pair, column) in L::columns(&rows).into_iter().enumerate() {
-                        let (even, odd) = L::widen(column);
-                        even.store(to.add(2 * pair * GROUPS * WIDTH));
-                        odd.store(to.add((2 * pair + 1) * GROUPS * WIDTH));
+                        L::store_ints(column, to.add(pair * TILE_OUTS));
                     }
                 }
             }
@@ -131,24 +145,19 @@ impl Panel<'_> {
     }
 
     /// # Safety
-    /// `room` holds the panel; there are `n` rows.
+    /// `room` holds the tile; there are `rows` rows from `row`, at most [`TILE_ROWS`].
     #[inline(always)]
-    unsafe fn rows<L: Lanes, const GROUPS: usize>(&self, room: &[f32], n: usize) {
-        let mut row = 0;
-        while row < n {
-            let rows = (n - row).min(TILE_ROWS);
-            // SAFETY: as the caller promises.
-            unsafe {
-                match (rows, L::NARROW) {
-                    (12, false) => self.tile::<L, 12, GROUPS>(room, row),
-                    (8.., false) => {
-                        self.tile::<L, 8, GROUPS>(room, row);
-                        self.few::<L, GROUPS>(room, row + 8, rows - 8);
-                    }
-                    _ => self.few::<L, GROUPS>(room, row, rows),
+    unsafe fn rows<L: Lanes>(&self, room: &[i32], row: usize, rows: usize) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match (rows, L::NARROW) {
+                (12, false) => self.tile::<L, 12>(room, row),
+                (8.., false) => {
+                    self.tile::<L, 8>(room, row);
+                    self.few::<L>(room, row + 8, rows - 8);
                 }
+                _ => self.few::<L>(room, row, rows),
             }
-            row += rows;
         }
     }
 
@@ -157,22 +166,22 @@ impl Panel<'_> {
     /// # Safety
     /// As for `rows`.
     #[inline(always)]
-    unsafe fn few<L: Lanes, const GROUPS: usize>(&self, room: &[f32], row: usize, rows: usize) {
+    unsafe fn few<L: Lanes>(&self, room: &[i32], row: usize, rows: usize) {
         let mut done = 0;
         while done < rows {
             // SAFETY: as the caller promises.
             unsafe {
                 match rows - done {
                     4.. if !L::NARROW => {
-                        self.tile::<L, 4, GROUPS>(room, row + done);
+                        self.tile::<L, 4>(room, row + done);
                         done += 4;
                     }
                     2.. => {
-                        self.tile::<L, 2, GROUPS>(room, row + done);
+                        self.tile::<L, 2>(room, row + done);
                         done += 2;
                     }
                     _ => {
-                        self.tile::<L, 1, GROUPS>(room, row + done);
+                        self.tile::<L, 1>(room, row + done);
                         done += 1;
                     }
                 }
@@ -181,32 +190,28 @@ impl Panel<'_> {
     }
 
     /// # Safety
-    /// `ROWS` rows from `row` exist, `room` holds the panel; the processor has the set.
+    /// `ROWS` rows from `row` exist, `room` holds the tile; the processor has the set.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const ROWS: usize, const GROUPS: usize>(
-        &self,
-        room: &[f32],
-        row: usize,
-    ) {
+    unsafe fn tile<L: Lanes, const ROWS: usize>(&self, room: &[i32], row: usize) {
         // SAFETY: as the caller promises.
         unsafe {
             let x = self.x.as_ptr().add(row * self.inputs);
-            let mut sums = [[L::splat(0.0); GROUPS]; ROWS];
-            for input in 0..self.inputs {
-                let w = room.as_ptr().add(input * GROUPS * WIDTH);
-                let w: [L; GROUPS] = std::array::from_fn(|group| L::load(w.add(group * WIDTH)));
+            let mut sums = [[L::splat(0.0); 2]; ROWS];
+            for pair in 0..self.inputs / 2 {
+                let w = room.as_ptr().add(pair * TILE_OUTS);
+                let (even, odd) = L::widen(L::load_ints(w));
+                let (even_too, odd_too) = L::widen(L::load_ints(w.add(WIDTH)));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = L::splat(*x.add(r * self.inputs + input));
-                    for (sum, w) in sums.iter_mut().zip(w) {
-                        *sum = x.fma(w, *sum);
-                    }
+                    let x = x.add(r * self.inputs + 2 * pair);
+                    let (first, second) = (L::splat(*x), L::splat(*x.add(1)));
+                    sums[0] = second.fma(odd, first.fma(even, sums[0]));
+                    sums[1] = second.fma(odd_too, first.fma(even_too, sums[1]));
                 }
             }
             for (r, sums) in sums.iter().enumerate() {
-                let mut y = [0.0f32; PANEL_OUTS];
-                for (group, sum) in sums.iter().enumerate() {
-                    sum.store(y.as_mut_ptr().add(group * WIDTH));
-                }
+                let mut y = [0.0f32; TILE_OUTS];
+                sums[0].store(y.as_mut_ptr());
+                sums[1].store(y.as_mut_ptr().add(WIDTH));
                 let to = self.to.at(row + r, self.outs.start);
                 for (i, y) in y[..self.outs.len()].iter().enumerate() {
                     *to.add(i) = y + self.bias.map_or(0.0, |bias| bias[self.outs.start + i]);

@@ -130,6 +130,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn round_and_power(self) -> (Self, Self);
 
     unsafe fn load_ints(from: *const i32) -> Self::Ints;
+    unsafe fn store_ints(ints: Self::Ints, to: *mut i32);
     unsafe fn to_floats(ints: Self::Ints) -> Self;
     /// Adds to lane i the products of the four unsigned bytes of `x` with the signed bytes 4i.. at `weights`, whose
     /// size is at most 64.

@@ -117,6 +117,13 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_ints(ints: Self::Ints, to: *mut i32) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), ints.0);
+            _mm256_storeu_si256(to.add(8).cast(), ints.1);
+        }
+    }
+    #[inline(always)]
     unsafe fn to_floats(ints: Self::Ints) -> Self {
         unsafe { Avx2(_mm256_cvtepi32_ps(ints.0), _mm256_cvtepi32_ps(ints.1)) }
     }

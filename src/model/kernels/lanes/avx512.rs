@@ -77,6 +77,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
     #[inline(always)]
+    unsafe fn store_ints(ints: Self::Ints, to: *mut i32) {
+        unsafe { _mm512_storeu_si512(to.cast(), ints) }
+    }
+    #[inline(always)]
     unsafe fn to_floats(ints: Self::Ints) -> Self {
         unsafe { Avx512(_mm512_cvtepi32_ps(ints)) }
     }

@@ -79,6 +79,11 @@ impl Lanes for Portable {
         unsafe { from.cast::<[i32; WIDTH]>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn store_ints(ints: Self::Ints, to: *mut i32) {
+        // SAFETY: sixteen elements, as the trait says.
+        unsafe { to.cast::<[i32; WIDTH]>().write_unaligned(ints) }
+    }
+    #[inline(always)]
     unsafe fn to_floats(ints: Self::Ints) -> Self {
         Portable(ints.map(|i| i as f32))
     }

@@ -25,7 +25,7 @@ struct Stored {
 
 impl Stored {
     fn new(rows: usize, cols: usize) -> Stored {
-        let byte = |i: usize| (i * 2_654_435_761 >> 7) as u8;
+        let byte = |i: usize| ((i * 2_654_435_761) >> 7) as u8;
         Stored {
             blocks: (0..rows * cols / 2).map(byte).collect(),
             scales: (0..rows * cols / BLOCK)
@@ -45,7 +45,11 @@ impl Stored {
 
     fn at(&self, row: usize, col: usize) -> f64 {
         let byte = self.blocks[(row * self.cols + col) / 2];
-        let nibble = if col % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let nibble = if col.is_multiple_of(2) {
+            byte & 15
+        } else {
+            byte >> 4
+        };
         value(nibble, self.scales[(row * self.cols + col) / BLOCK])
     }
 }
