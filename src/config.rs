@@ -228,17 +228,3 @@ pub fn local_user() -> String {
         .find(|name| !name.is_empty())
         .unwrap_or_else(|| "local".to_owned())
 }
-
-/// Says how many threads multiply, unless the user said so. Candle reads the machine's description anew for every
-/// product where nobody says it, which costs more than a small product itself.
-///
-/// # Safety
-/// The environment is changed: no other thread may run yet.
-pub unsafe fn settle_threads() {
-    const THREADS: &str = "RAYON_NUM_THREADS";
-    if std::env::var_os(THREADS).is_none() {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        // SAFETY: as the caller promises.
-        unsafe { std::env::set_var(THREADS, threads.to_string()) };
-    }
-}

@@ -14,7 +14,7 @@
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
 //! | 1 | [`config`]: settings and every limit by name |
-//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss in candle · [`store`]: verdicts on disk |
+//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |

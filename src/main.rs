@@ -5,8 +5,6 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // SAFETY: the first statement of the program; it has no other thread.
-    unsafe { config::settle_threads() };
     let filter =
         EnvFilter::try_new(config::log_filter()).unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
