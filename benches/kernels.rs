@@ -1,4 +1,4 @@
-//! How fast one core multiplies, by its own processor time: `cargo bench --bench kernels`.
+//! How fast one core multiplies, by its own processor time: `cargo bench -p safeguard-kernels`.
 //!
 //! MXFP4 weights of four experts' first product in gpt-oss (N = 5760, K = 2880) with activations of one and two planes,
 //! and brain-float weights of one (N = 5120), for every instruction set that the processor has.

@@ -209,15 +209,17 @@ impl Engine {
     fn forget(&mut self, is_gone: impl Fn(&Row) -> bool) {
         let policies = &mut self.policies;
         self.rows.retain(|_, row| {
-            let gone = is_gone(row) || row.is_answered();
+            if !is_gone(row) && !row.is_answered() {
+                return true;
+            }
             let key = (Arc::clone(&row.job().policy.digest), row.job().effort);
-            if let (true, Some(policy)) = (gone, policies.get_mut(&key)) {
+            if let Some(policy) = policies.get_mut(&key) {
                 policy.rows -= 1;
                 if policy.rows == 0 {
                     policies.remove(&key);
                 }
             }
-            !gone
+            false
         });
         let rows = &self.rows;
         self.schedule.retain(|row| rows.contains_key(&row));

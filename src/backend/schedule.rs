@@ -16,6 +16,9 @@
 //!   rows finish. A row that is too large for all the bytes runs alone.
 
 mod lanes;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod random_tests;
 mod step;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

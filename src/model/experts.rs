@@ -185,13 +185,9 @@ fn choose(logits: &[f32], k: usize, routing: Routing) -> Vec<(usize, f32)> {
 impl Packed {
     /// `shape` is `[experts, rows, cols]`.
     fn load(weights: &Weights, name: &str, shape: [usize; 3]) -> Result<Packed, ModelError> {
-        let [experts, rows, cols] = shape;
+        let [_, rows, cols] = shape;
         let per_row = cols / MXFP4_BLOCK;
-        let blocks = weights.u8(
-            &format!("{name}_blocks"),
-            &[experts, rows, per_row, BLOCK_BYTES],
-        )?;
-        let scales = weights.u8(&format!("{name}_scales"), &[experts, rows, per_row])?;
+        let (blocks, scales) = weights.mxfp4(name, shape)?;
         if let Some(at) = weights.bytes(&scales).iter().position(|code| *code == NAN) {
             return Err(ModelError::NotANumber {
                 file: weights.file_of(&scales).to_owned(),

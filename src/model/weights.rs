@@ -8,6 +8,7 @@
 use super::ModelError;
 use half::bf16;
 use memmap2::Mmap;
+use safeguard_kernels::mxfp4::{BLOCK, BLOCK_BYTES};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -143,6 +144,17 @@ impl Weights {
     /// A tensor of bytes.
     pub fn u8(&self, name: &str, shape: &[usize]) -> Result<Stored, ModelError> {
         self.checked(name, Dtype::U8, "U8", shape)
+    }
+
+    /// MXFP4 matrices `NAME_blocks` and `NAME_scales`, `shape` is `[experts, rows, cols]`.
+    pub fn mxfp4(&self, name: &str, shape: [usize; 3]) -> Result<(Stored, Stored), ModelError> {
+        let [experts, rows, cols] = shape;
+        let per_row = cols / BLOCK;
+        let blocks = [experts, rows, per_row, BLOCK_BYTES];
+        Ok((
+            self.u8(&format!("{name}_blocks"), &blocks)?,
+            self.u8(&format!("{name}_scales"), &blocks[..3])?,
+        ))
     }
 
     fn checked(

@@ -161,13 +161,9 @@ fn packed(
     shape: [usize; 3],
     device: &Device,
 ) -> Result<QTensor, ModelError> {
-    let [experts, rows, cols] = shape;
+    let [_, rows, cols] = shape;
     let per_row = cols / MXFP4_BLOCK;
-    let blocks = weights.u8(
-        &format!("{name}_blocks"),
-        &[experts, rows, per_row, BLOCK_BYTES],
-    )?;
-    let scales = weights.u8(&format!("{name}_scales"), &[experts, rows, per_row])?;
+    let (blocks, scales) = weights.mxfp4(name, shape)?;
     let converted = converted(weights.bytes(&blocks), weights.bytes(&scales))
         .map_err(|refused| refusal(weights, &scales, [rows, per_row], &refused))?;
     let data = QStorage::from_data(Cow::Owned(converted), device, GgmlDType::Q8_0)?;
