@@ -19,6 +19,7 @@
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
 //! | 6 | [`engine`]: the only builder of sessions |
+//! | 7 | [`server`]: the PostgreSQL wire protocol |
 //! | 8 | [`cli`] and `main`: glue |
 //!
 //! # Invariants, most of them absences
@@ -41,4 +42,5 @@ pub mod error;
 pub mod model;
 pub mod models;
 pub mod policy;
+pub mod server;
 pub mod store;

@@ -1,0 +1,3 @@
+//! The PostgreSQL wire protocol: sessions, authentication, TLS, cancellation, COPY, SQLSTATE.
+
+pub mod failure;
