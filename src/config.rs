@@ -66,6 +66,23 @@ pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
 
+/// Bytes of one message from a client that carries values or data.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a startup packet, and of any message that carries only names.
+pub const SERVER_STARTUP_BYTES_MAX: usize = 10_000;
+/// Bytes of rows that are gathered before they are sent.
+pub const SERVER_SEND_BYTES: usize = 64 << 10;
+/// Bytes read from a client while its statement runs; one that sends more is not watched until the statement ends.
+pub const SERVER_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Prepared statements of one connection.
+pub const SERVER_PREPARED_MAX: usize = 10_000;
+/// Portals and cursors of one connection.
+pub const SERVER_PORTALS_MAX: usize = 1_000;
+/// Connections beyond the limit that are told so at once; further ones are dropped.
+pub const SERVER_REFUSALS_MAX: usize = 64;
+/// Milliseconds that a connection beyond the limit has to say who it is.
+pub const SERVER_REFUSAL_MS: u64 = 5_000;
+
 /// What the command line and the settings file said, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
