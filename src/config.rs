@@ -74,6 +74,8 @@ pub const SERVER_STARTUP_BYTES_MAX: usize = 10_000;
 pub const SERVER_SEND_BYTES: usize = 64 << 10;
 /// Bytes read from a client while its statement runs; one that sends more is not watched until the statement ends.
 pub const SERVER_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Rows of a COPY FROM STDIN that are inserted together.
+pub const SERVER_COPY_ROWS: usize = 8_192;
 /// Prepared statements of one connection.
 pub const SERVER_PREPARED_MAX: usize = 10_000;
 /// Portals and cursors of one connection.

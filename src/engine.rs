@@ -10,7 +10,7 @@ mod publish;
 mod script;
 mod session;
 
-pub use script::Statement;
+pub use script::{Statement, pieces, syntax_error};
 pub use session::{End, Ended, Guard, Running, Session};
 
 use crate::backend::local::Local;

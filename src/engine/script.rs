@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     self, AccessExpr, Expr, Subscript, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use std::ops::ControlFlow;
 
@@ -20,6 +21,64 @@ pub struct Statement {
     pub sql: String,
     pub(super) parsed: Parsed,
     pub(super) tag: &'static str,
+}
+
+impl Statement {
+    /// One statement, without a semicolon.
+    ///
+    /// # Errors
+    /// A syntax error.
+    pub fn parse(sql: &str) -> Result<Statement, Error> {
+        parse(sql)
+    }
+
+    /// A statement that was parsed elsewhere.
+    pub fn of(sql: &str, ast: ast::Statement) -> Statement {
+        let mut ast = ast;
+        let _ = ast.visit(&mut Fields);
+        let parsed = Parsed::Statement(Box::new(ast));
+        Statement {
+            sql: sql.to_owned(),
+            tag: tag(&parsed),
+            parsed,
+        }
+    }
+
+    /// The same statement, known by another text.
+    #[must_use]
+    pub fn named(mut self, sql: &str) -> Statement {
+        sql.clone_into(&mut self.sql);
+        self
+    }
+
+    /// As SQL's own syntax tree; `None` for what is DataFusion's alone (CREATE EXTERNAL TABLE, COPY to files, EXPLAIN).
+    pub fn ast(&self) -> Option<&ast::Statement> {
+        match &self.parsed {
+            Parsed::Statement(statement) => Some(statement),
+            _ => None,
+        }
+    }
+
+    /// PostgreSQL's command tag without the count.
+    pub fn tag(&self) -> &'static str {
+        self.tag
+    }
+}
+
+/// A syntax error from sqlparser.
+pub fn syntax_error(error: ParserError) -> Error {
+    Error::Statement(DataFusionError::SQL(Box::new(error), None))
+}
+
+/// The texts of a script's statements, without semicolons.
+///
+/// # Errors
+/// A string, a comment or a quoted name that does not end.
+pub fn pieces(script: &str) -> Result<Vec<&str>, Error> {
+    match cut(script) {
+        Ok(pieces) => Ok(pieces.into_iter().map(|(piece, _)| piece).collect()),
+        Err(why) => Err(syntax(why)),
+    }
 }
 
 /// Cuts at semicolons that are tokens, so that those in strings, dollar quotes and comments are text.
@@ -91,8 +150,7 @@ pub(super) fn is_incomplete(script: &str) -> bool {
 }
 
 fn syntax(why: String) -> Error {
-    let error = datafusion::sql::sqlparser::parser::ParserError::ParserError(why);
-    Error::Statement(DataFusionError::SQL(Box::new(error), None))
+    syntax_error(ParserError::ParserError(why))
 }
 
 fn parse(sql: &str) -> Result<Statement, Error> {

@@ -57,8 +57,8 @@ pub enum End<'a> {
     Done,
     /// It was given up before.
     Cancelled,
-    /// With this error.
-    Failed(&'a Error),
+    /// With this SQLSTATE and message.
+    Failed(&'static str, &'a str),
 }
 
 impl Running {
@@ -153,7 +153,9 @@ impl Session {
             }),
             Err(error) => {
                 // CREATE TABLE AS has judged by now.
-                self.finish(ended, End::Failed(&error)).await;
+                let message = error.to_string();
+                self.finish(ended, End::Failed(error.sqlstate(), &message))
+                    .await;
                 Err(error)
             }
         }
@@ -217,7 +219,7 @@ impl Session {
         let status = match end {
             End::Done => "ok".to_owned(),
             End::Cancelled => "57014: cancelled".to_owned(),
-            End::Failed(error) => format!("{}: {error}", error.sqlstate()),
+            End::Failed(sqlstate, message) => format!("{sqlstate}: {message}"),
         };
         let row = QueryRow {
             started_at: ended.started_at,

@@ -4,7 +4,7 @@
 //! that a slow client holds one piece and no more. Knows PostgreSQL's message formats through pgwire.
 
 use super::failure::{Failure, Severity};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pgwire::error::ErrorInfo;
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{CommandComplete, ErrorResponse, NoticeResponse};
@@ -74,11 +74,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// # Errors
     /// The client is gone.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if !self.bytes.is_empty() {
-            self.sent += self.bytes.len() as u64;
-            // Not in pieces of its own choosing: a half-written message cannot be taken back.
-            self.socket.write_all(&self.bytes).await?;
-            self.bytes.clear();
+        // What is written is gone from `bytes` at once: a statement may be stopped while this waits.
+        while !self.bytes.is_empty() {
+            let written = self.socket.write(&self.bytes).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.bytes.advance(written);
+            self.sent += written as u64;
         }
         self.socket.flush().await
     }
