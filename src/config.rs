@@ -34,6 +34,11 @@ pub const STORE_FILTER_DEPTH_MAX: usize = 50;
 /// Rows of one INSERT INTO safeguard.overrides, which is stored whole or not at all.
 pub const STORE_INSERT_ROWS_MAX: usize = 100_000;
 
+/// Bytes of one row on the wire, sent or copied in; DESIGN 13.
+pub const SERVER_ROW_BYTES_MAX: usize = 64 << 20;
+/// Columns of one result: PostgreSQL's own limit of a target list.
+pub const SERVER_COLUMNS_MAX: usize = 1_664;
+
 /// A policy file, or a policy text in SQL, may have this many bytes.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Below this many tokens of prompt a policy seldom says enough: lint warns.
