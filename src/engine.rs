@@ -7,7 +7,7 @@
 mod calibrate;
 mod files;
 mod publish;
-mod script;
+pub mod script;
 
 pub use script::Statement;
 
@@ -102,7 +102,8 @@ impl Engine {
         let config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, "public")
             .with_information_schema(true)
-            .set_str("datafusion.sql_parser.dialect", script::DIALECT);
+            .set_str("datafusion.sql_parser.dialect", script::DIALECT)
+            .set_bool("datafusion.sql_parser.collect_spans", true);
         let builder = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features();
