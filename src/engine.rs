@@ -7,7 +7,7 @@
 mod calibrate;
 mod files;
 mod publish;
-mod script;
+pub mod script;
 mod session;
 
 pub use script::{Statement, pieces, syntax_error};
@@ -105,7 +105,8 @@ impl Engine {
             .with_default_catalog_and_schema(CATALOG, "public")
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true)
-            .set_str("datafusion.sql_parser.dialect", script::DIALECT);
+            .set_str("datafusion.sql_parser.dialect", script::DIALECT)
+            .set_bool("datafusion.sql_parser.collect_spans", true);
         let builder = SessionStateBuilder::new()
             .with_config(config)
             .with_catalog_list(Arc::clone(&self.catalogs))

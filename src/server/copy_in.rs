@@ -128,14 +128,14 @@ impl CopyIn {
         let plan =
             LogicalPlanBuilder::insert_into(scan.build()?, reference, target, InsertOp::Append)?
                 .build()?;
-        CopyIn::of(session, plan, (given, sender), options, sql).await
+        let reader = copy::Reader::new(&name, given, options.clone())?;
+        CopyIn::of(session, plan, (reader, sender), sql).await
     }
 
     async fn of(
         session: &Session,
         plan: LogicalPlan,
-        (given, sender): (SchemaRef, Sender<Rows>),
-        options: &copy::Options,
+        (reader, sender): (copy::Reader, Sender<Rows>),
         sql: &str,
     ) -> Result<CopyIn, Failure> {
         // What is logged and what errors name is the COPY, not the plan that stands for it.
@@ -154,7 +154,6 @@ impl CopyIn {
             }
             Ok(())
         });
-        let reader = copy::Reader::new(given, options.clone())?;
         Ok(CopyIn {
             formats: reader.column_format(),
             reader,

@@ -39,13 +39,13 @@ pub struct Cursor {
 }
 
 /// How rows go out: as DataRow or as CopyData messages.
-pub trait Form: Send + Sync {
+pub trait Form: Send {
     /// Appends rows of `batch` from `from` on, at most `rows` of them, until `bytes` are appended; gives the next row.
     ///
     /// # Errors
     /// A row that is too long, a value that cannot be written.
     fn write(
-        &self,
+        &mut self,
         batch: &RecordBatch,
         from: usize,
         rows: usize,
@@ -55,7 +55,7 @@ pub trait Form: Send + Sync {
 
 impl Form for Columns {
     fn write(
-        &self,
+        &mut self,
         batch: &RecordBatch,
         from: usize,
         rows: usize,
@@ -126,7 +126,7 @@ impl Cursor {
     /// What the statement fails with, and a client that is gone.
     pub async fn send<W: AsyncWrite + Unpin>(
         &mut self,
-        form: &dyn Form,
+        form: &mut dyn Form,
         most: Option<u64>,
         manners: Manners,
         out: &mut Outbox<W>,
@@ -182,7 +182,7 @@ impl Cursor {
         manners: Manners,
         out: &mut Outbox<W>,
     ) -> Result<Read, Failure> {
-        self.send(&Nowhere, most, manners, out).await
+        self.send(&mut Nowhere, most, manners, out).await
     }
 
     /// Runs a statement without rows of its own to its end; gives the rows that it changed, where it says so.
@@ -258,7 +258,7 @@ struct Nowhere;
 
 impl Form for Nowhere {
     fn write(
-        &self,
+        &mut self,
         batch: &RecordBatch,
         from: usize,
         rows: usize,

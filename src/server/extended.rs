@@ -207,7 +207,7 @@ impl Session {
         }
         let most = (rows > 0).then_some(rows as u64);
         let manners = self.manners();
-        let sent = open.cursor.send(&open.columns, most, manners, out);
+        let sent = open.cursor.send(&mut open.columns, most, manners, out);
         let read = limits.run(sent).await;
         match read {
             Ok(read) if !read.done => {

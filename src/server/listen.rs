@@ -79,7 +79,7 @@ impl Server {
             self.shared.counters.accepted.add();
             let _ = stream.set_nodelay(true);
             let peer = Peer {
-                address: address.ip(),
+                address,
                 local: self.address,
             };
             match Arc::clone(&room).try_acquire_owned() {

@@ -6,6 +6,7 @@
 //! reads rows, `encode` and `copy` write them, `outbox` sends them. `settings` and `catalog` answer what clients ask
 //! about the server. Only this module knows pgwire.
 
+mod adjust;
 pub mod cancel;
 pub mod catalog;
 pub mod connection;
@@ -77,7 +78,7 @@ pub struct Options {
 impl Options {
     /// Whether this client needs no password while there are no users.
     fn trusts(&self, peer: Peer) -> bool {
-        self.allow_insecure || peer.address.is_loopback()
+        self.allow_insecure || peer.address.ip().is_loopback()
     }
 }
 

@@ -7,7 +7,7 @@ use super::cursor::Cursor;
 use super::encode::{Columns, Display, pg_type};
 use super::failure::Failure;
 use super::params;
-use super::statement::{Kind, Statement};
+use super::statement::{Kind, Statement, located};
 use crate::engine;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
@@ -94,7 +94,8 @@ impl Prepared {
         given: Vec<u32>,
         version: u64,
     ) -> Result<Prepared, Failure> {
-        let plan = session.plan(query).await?;
+        let plan = session.plan(query).await;
+        let plan = plan.map_err(|error| located(error, &query.sql))?;
         let known = plan.get_parameter_types()?;
         let mut count = given.len();
         for name in known.keys() {

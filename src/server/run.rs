@@ -10,8 +10,8 @@ use super::failure::Failure;
 use super::outbox::Outbox;
 use super::portal::{Open, Portal, Prepared, gives_rows, writes};
 use super::session::{Limits, Session};
-use super::statement::{Declare, Fetch, Kind, Statement};
-use super::{copy, settings, transaction};
+use super::statement::{Declare, Fetch, Kind, Statement, located};
+use super::{adjust, copy, params, transaction};
 use crate::config::{SERVER_PORTALS_MAX, SERVER_PREPARED_MAX};
 use crate::engine;
 use bytes::BytesMut;
@@ -55,7 +55,11 @@ impl Session {
         stop: &super::cancel::Stop,
     ) -> Result<(), Failure> {
         let limits = self.limits(stop);
-        let outcome = limits.run(self.start(statement, None)).await?;
+        let outcome = limits.run(self.start(statement, None)).await;
+        let outcome = outcome.map_err(|mut failure| {
+            failure.position = failure.position.map(|p| p + statement.offset);
+            failure
+        })?;
         self.answer(outcome, true, &[], (&limits, out)).await
     }
 
@@ -80,7 +84,7 @@ impl Session {
                 types,
                 statement,
             } => {
-                let given = settings::parameter_types(types)?;
+                let given = params::declared(types)?;
                 let prepared = self.prepare(Arc::new((**statement).clone()), given).await?;
                 self.keep(name, prepared)?;
                 Ok(Outcome::Tag("PREPARE".to_owned()))
@@ -142,7 +146,8 @@ impl Session {
             let version = self.plans();
             return prepared.filled(&self.engine, query, version, values).await;
         }
-        let plan = self.engine.plan(query).await?;
+        let plan = self.engine.plan(query).await;
+        let plan = plan.map_err(|error| located(error, &query.sql))?;
         match plan.get_parameter_names()?.into_iter().next() {
             None => Ok(plan),
             Some(name) => Err(Failure::new("42P02", format!("there is no parameter {name}"))),
@@ -203,6 +208,10 @@ impl Session {
         }
         if done.began {
             self.settings.begin();
+            if self.transaction.is_read_only() {
+                self.settings
+                    .set("transaction_read_only", Some("on"), true)?;
+            }
         }
         let tag = done.tag.to_owned();
         Ok(match done.warning {
@@ -236,7 +245,7 @@ impl Session {
                 return Ok(Prepared::plain(statement, columns));
             }
             Kind::Setting(command) => {
-                let columns = settings::columns(command);
+                let columns = adjust::columns(self, command);
                 return Ok(Prepared::plain(statement, columns));
             }
             _ => return Ok(Prepared::plain(statement, None)),
@@ -377,12 +386,12 @@ impl Session {
                 out.complete(tag);
             }
             Outcome::Rows(mut cursor) => {
-                let columns = cursor.columns(formats, self.display())?;
+                let mut columns = cursor.columns(formats, self.display())?;
                 if simple {
                     columns.write_row_description(&mut out.bytes);
                 }
                 let manners = self.manners();
-                let done = limits.run(cursor.send(&columns, None, manners, out)).await;
+                let done = limits.run(cursor.send(&mut columns, None, manners, out)).await;
                 let done = done.map(|_| ());
                 self.finish(&mut cursor, &done, out).await;
                 done?;
@@ -423,14 +432,14 @@ impl Session {
         options: copy::Options,
         (limits, out): (&Limits<'_>, &mut Outbox<W>),
     ) -> Result<(), Failure> {
-        let writer = copy::Writer::new(&cursor.schema(), options, self.display())?;
+        let mut writer = copy::Writer::new(&cursor.schema(), options, self.display())?;
         let (overall, columns) = writer.column_format();
         let count = columns.len() as i16;
         let answer = CopyOutResponse::new(overall, count, columns);
         out.push(Out::CopyOutResponse(answer));
-        writer.begin(&mut out.bytes)?;
+        writer.begin(&mut out.bytes);
         let manners = self.manners();
-        let done = limits.run(cursor.send(&writer, None, manners, out)).await;
+        let done = limits.run(cursor.send(&mut writer, None, manners, out)).await;
         let done = done.map(|_| ());
         self.finish(&mut cursor, &done, out).await;
         done?;
@@ -460,7 +469,7 @@ impl Session {
         };
         let manners = self.manners();
         let done = async {
-            let columns = open.cursor.columns(formats, self.display())?;
+            let mut columns = open.cursor.columns(formats, self.display())?;
             if simple && !fetch.moves {
                 columns.write_row_description(&mut out.bytes);
             }
@@ -471,7 +480,7 @@ impl Session {
             let read = match fetch.moves {
                 true => limits.run(open.cursor.skip(most, manners, out)).await?,
                 false => {
-                    let sent = open.cursor.send(&columns, most, manners, out);
+                    let sent = open.cursor.send(&mut columns, most, manners, out);
                     limits.run(sent).await?
                 }
             };
@@ -493,7 +502,7 @@ impl Session {
 
 impl super::cursor::Form for copy::Writer {
     fn write(
-        &self,
+        &mut self,
         batch: &RecordBatch,
         from: usize,
         _: usize,

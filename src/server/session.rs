@@ -11,6 +11,7 @@ use super::failure::{Failure, Severity};
 use super::frontend::Message;
 use super::outbox::Outbox;
 use super::portal::{Portal, Prepared};
+use super::roles::Role;
 use super::settings::Settings;
 use super::statement::{self, Statement};
 use super::transaction::Transaction;
@@ -29,6 +30,7 @@ pub struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) engine: engine::Session,
     pub(super) settings: Arc<Settings>,
+    pub(super) role: Role,
     pub(super) transaction: Transaction,
     pub(super) prepared: HashMap<String, Arc<Prepared>>,
     pub(super) portals: HashMap<String, Portal>,
@@ -72,11 +74,17 @@ impl Limits<'_> {
 
 impl Session {
     /// A session that has asked nothing yet.
-    pub fn new(shared: Arc<Shared>, engine: engine::Session, settings: Arc<Settings>) -> Session {
+    pub fn new(
+        shared: Arc<Shared>,
+        engine: engine::Session,
+        settings: Arc<Settings>,
+        role: Role,
+    ) -> Session {
         Session {
             shared,
             engine,
             settings,
+            role,
             transaction: Transaction::default(),
             prepared: HashMap::new(),
             portals: HashMap::new(),
@@ -339,6 +347,26 @@ impl Session {
         };
         let most = self.settings.duration(name)?;
         Some((most, Failure::fatal(sqlstate, why)))
+    }
+
+    /// Whether this connection may give a setting this value.
+    pub(super) fn allowed(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
+        let asks = name.eq_ignore_ascii_case("safeguard.answer") && value != Some("stored");
+        if self.role == Role::Reader && asks {
+            return Err(
+                Failure::new("42501", "permission denied to set safeguard.answer")
+                    .with_hint("role reader sees what is stored; role analyst may ask"),
+            );
+        }
+        Ok(())
+    }
+
+    /// What a connection's role takes away, after its settings were put back.
+    pub(super) fn restrict(&self) -> Result<(), Failure> {
+        if self.role == Role::Reader {
+            self.engine.set("safeguard.answer", "stored")?;
+        }
+        Ok(())
     }
 
     /// Whether data of a COPY is awaited.

@@ -20,7 +20,7 @@ use pgwire::messages::PgWireBackendMessage as Out;
 use pgwire::messages::startup::{
     Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ use tokio::time::timeout;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
     /// The client's address.
-    pub address: IpAddr,
+    pub address: SocketAddr,
     /// Where it connected to.
     pub local: SocketAddr,
 }
@@ -114,7 +114,7 @@ where
             shared.counters.failed(&failure);
             if failure.sqlstate == "28P01" {
                 shared.counters.logins_failed.add();
-                tracing::warn!(client = %peer.address, "{failure}");
+                tracing::warn!(client = %peer.address.ip(), "{failure}");
             }
             handshake.out.failure(&Failure {
                 severity: Severity::Fatal,
@@ -219,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         }
         let options = &self.shared.options;
         if options.tls_required && !self.secure {
-            let why = format!("no unencrypted connections from {}", self.peer.address);
+            let why = format!("no unencrypted connections from {}", self.peer.address.ip());
             return Err(Failure::fatal("28000", why).with_hint("sslmode=require"));
         }
         let replication = hello.parameters.iter().find(|(n, _)| n == "replication");
@@ -323,10 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         let engine = self.shared.engine.session(&hello.user);
         let guard = Arc::new(move |plan: &_| roles::check(role, plan).map_err(Into::into));
         let engine = engine.guarded(guard);
-        if role == Role::Reader {
-            engine.set("safeguard.answer", "stored")?;
-        }
-        let options = SessionOptions::new(engine.context().clone());
+        let options = SessionOptions::new(engine.context());
         let settings = Settings::new(Arc::new(options), &hello.user, role == Role::Admin);
         let settings = Arc::new(settings);
         settings.fix(
@@ -355,10 +352,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
             database: CATALOG.to_owned(),
             pid,
             settings: Arc::clone(&settings),
-            client: Some(self.peer.address),
+            client_addr: Some(self.peer.address),
         };
-        self.shared.catalog.install(engine.context(), facts)?;
-        Ok(Session::new(Arc::clone(self.shared), engine, settings))
+        self.shared.catalog.install(engine.context(), facts);
+        let session = Session::new(Arc::clone(self.shared), engine, settings, role);
+        session.restrict()?;
+        Ok(session)
     }
 }
 

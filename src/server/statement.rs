@@ -9,6 +9,8 @@ use super::rewrite;
 use super::settings;
 use super::transaction;
 use crate::engine;
+use crate::engine::script::position;
+use crate::error::Error;
 use datafusion::sql::sqlparser::ast::{
     self, CloseCursor, CopySource, CopyTarget, Expr, FetchDirection, Ident, TransactionAccessMode,
     TransactionMode, Value, ValueWithSpan,
@@ -23,6 +25,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 pub struct Statement {
     /// As sent.
     pub sql: String,
+    /// Characters of the script before it.
+    pub offset: usize,
     /// What it asks for.
     pub kind: Kind,
 }
@@ -125,40 +129,47 @@ impl Kind {
 /// # Errors
 /// 42601 with a position, and what a statement of this kind can be refused with before it is planned.
 pub fn split(script: &str) -> Result<Vec<Statement>, Failure> {
-    let pieces = engine::pieces(script).map_err(|error| located(error.into(), script, 0))?;
+    let pieces = engine::pieces(script).map_err(|error| located(error, script))?;
     let mut statements = Vec::new();
     for piece in pieces {
-        let offset = piece.as_ptr() as usize - script.as_ptr() as usize;
-        statements.push(parse(piece).map_err(|failure| shifted(failure, script, offset))?);
+        // Pieces are slices of the script.
+        let before = &script[..piece.as_ptr() as usize - script.as_ptr() as usize];
+        let offset = before.chars().count();
+        let parsed = parse(piece).map_err(|mut failure| {
+            failure.position = failure.position.map(|position| position + offset);
+            failure
+        })?;
+        statements.push(Statement { offset, ..parsed });
     }
     Ok(statements)
 }
 
-/// The failure with its position counted from the start of the whole script.
-fn shifted(mut failure: Failure, script: &str, offset: usize) -> Failure {
-    if let Some(position) = &mut failure.position {
-        *position += script[..offset].chars().count();
+/// The error, with its place in `sql` where it knows that.
+pub fn located(error: Error, sql: &str) -> Failure {
+    let position = match &error {
+        Error::Statement(error) => position(sql, error),
+        _ => None,
+    };
+    Failure {
+        position,
+        ..Failure::from(error)
     }
-    failure
-}
-
-fn located(failure: Failure, script: &str, offset: usize) -> Failure {
-    shifted(failure, script, offset)
 }
 
 fn parse(sql: &str) -> Result<Statement, Failure> {
     let kind = match special(sql)? {
         Some(kind) => kind,
         None => {
-            let parsed = engine::Statement::parse(sql)?;
-            match parsed.ast() {
-                Some(ast) => kind(sql, ast.clone(), &parsed)?,
-                None => Kind::Engine(Box::new(parsed)),
+            let parsed = engine::Statement::parse(sql).map_err(|error| located(error, sql))?;
+            match settings::Command::from_parsed(parsed.parsed())? {
+                Some(command) => Kind::Setting(command),
+                None => kind(parsed)?,
             }
         }
     };
     Ok(Statement {
         sql: sql.to_owned(),
+        offset: 0,
         kind,
     })
 }
@@ -220,7 +231,7 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
     // The parser wants data behind FROM STDIN, and a semicolon before it.
     let ended = format!("{sql};");
     let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &ended);
-    let parsed = parsed.map_err(|error| Failure::from(engine::syntax_error(error)))?;
+    let parsed = parsed.map_err(|error| located(engine::syntax_error(error), sql))?;
     let Some(ast::Statement::Copy {
         source,
         to,
@@ -232,7 +243,8 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
     else {
         return Err(Failure::new("42601", "syntax error in COPY"));
     };
-    let options = copy::Options::from_sql(&options, &legacy_options)?;
+    let direction = if to { copy::Direction::To } else { copy::Direction::From };
+    let options = copy::Options::from_sql(&options, &legacy_options, direction)?;
     match (source, to, target) {
         (CopySource::Query(query), true, CopyTarget::Stdout) => Ok(Kind::CopyOut {
             query: Box::new(rewritten(sql, ast::Statement::Query(query))?),
@@ -257,7 +269,7 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
             let query = format!("SELECT {columns} FROM {table_name}");
             let query = engine::Statement::parse(&query)?.named(sql);
             Ok(Kind::CopyOut {
-                query: Box::new(query),
+                query: Box::new(query.rewrite(&mut rewrite::statement)?),
                 options,
             })
         }
@@ -279,8 +291,8 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
 
 /// A statement for the engine, in what DataFusion's planner has.
 fn rewritten(sql: &str, ast: ast::Statement) -> Result<engine::Statement, Failure> {
-    let ast = rewrite::statement(ast)?;
-    Ok(engine::Statement::of(sql, ast))
+    let statement = engine::Statement::of(sql, ast)?;
+    statement.rewrite(&mut rewrite::statement)
 }
 
 /// As SQL folds names.
@@ -291,11 +303,13 @@ pub fn folded(name: &Ident) -> String {
     }
 }
 
-fn kind(sql: &str, ast: ast::Statement, parsed: &engine::Statement) -> Result<Kind, Failure> {
+fn kind(parsed: engine::Statement) -> Result<Kind, Failure> {
     use transaction::Command as T;
-    if let Some(command) = settings::Command::from_ast(&ast) {
-        return Ok(Kind::Setting(command?));
-    }
+    let Some(ast) = parsed.ast().cloned() else {
+        let parsed = parsed.rewrite(&mut rewrite::statement)?;
+        return Ok(Kind::Engine(Box::new(parsed)));
+    };
+    let sql = parsed.sql.as_str();
     Ok(match ast {
         ast::Statement::StartTransaction { modes, begin, .. } => Kind::Transaction(T::Begin {
             read_only: access(&modes),
@@ -348,15 +362,7 @@ fn kind(sql: &str, ast: ast::Statement, parsed: &engine::Statement) -> Result<Ki
             CloseCursor::Specific { name } => Some(folded(&name)),
         }),
         ast::Statement::UNLISTEN { .. } => Kind::Nothing("UNLISTEN"),
-        ast => {
-            // What the rewriting does not touch keeps what only the engine's parser knows.
-            let same = ast.clone();
-            let ast = rewrite::statement(ast)?;
-            Kind::Engine(Box::new(match ast == same {
-                true => parsed.clone(),
-                false => engine::Statement::of(sql, ast),
-            }))
-        }
+        _ => Kind::Engine(Box::new(parsed.rewrite(&mut rewrite::statement)?)),
     })
 }
 
