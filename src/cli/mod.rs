@@ -46,6 +46,17 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match args.command {
         Command::Sql(args) => sql(args).await,
+        Command::Serve { listen, data_dir } => {
+            use crate::server::{Options, Shared, connection::Shutdown, listen::Server};
+            let config = Config { data_dir: Some(data_dir), model: "nano".into(), models_dir: config::models_dir(), allow_swap: false };
+            let engine = Engine::open(config).await.expect("engine");
+            let options = Options { listen, ..Options::default() };
+            let shared = std::sync::Arc::new(Shared::new(engine, options, None).expect("shared"));
+            let server = Server::bind(shared).await.expect("bind");
+            say(&format!("listening on {}", server.address()));
+            server.run(Shutdown::default()).await;
+            ExitCode::SUCCESS
+        }
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
         Command::Model(command) => models::run(command),
     }

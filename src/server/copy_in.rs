@@ -92,7 +92,7 @@ impl CopyIn {
     /// # Errors
     /// 42P01 and 42703 for what is not there, and what the session's guard refuses.
     pub(super) async fn start(
-        session: &Session,
+        session: &mut Session,
         (table, columns): (&ObjectName, &[Ident]),
         options: &copy::Options,
         sql: &str,
@@ -133,7 +133,7 @@ impl CopyIn {
     }
 
     async fn of(
-        session: &Session,
+        session: &mut Session,
         plan: LogicalPlan,
         (reader, sender): (copy::Reader, Sender<Rows>),
         sql: &str,

@@ -63,7 +63,7 @@ impl Session {
                         self.close_portal(name).await;
                     }
                 }
-                out.push(Out::CloseComplete(CloseComplete));
+                out.push(Out::CloseComplete(CloseComplete::new()));
             }
             Message::TooLong { bytes, .. } => return Err(self.too_long(bytes)),
             other => {

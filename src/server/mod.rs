@@ -35,6 +35,7 @@ pub mod tls;
 mod transaction;
 
 use crate::engine::Engine;
+use crate::error::Error;
 use cancel::Registry;
 use catalog::Catalog;
 use counters::Counters;
@@ -75,6 +76,25 @@ pub struct Options {
     pub allow_insecure: bool,
 }
 
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5433)),
+            connections_max: 100,
+            statement_bytes_max: 1 << 20,
+            result_bytes_max: 0,
+            statement: Duration::ZERO,
+            idle: Duration::ZERO,
+            startup: Duration::from_secs(60),
+            shutdown: Duration::from_secs(30),
+            progress: Duration::from_secs(5),
+            tls_required: false,
+            anonymous: Role::Admin,
+            allow_insecure: false,
+        }
+    }
+}
+
 impl Options {
     /// Whether this client needs no password while there are no users.
     fn trusts(&self, peer: Peer) -> bool {
@@ -100,4 +120,24 @@ pub struct Shared {
     pub tables: AtomicU64,
     /// What answers for users that do not exist are made of. Never shown.
     pub mock: scram::Mock,
+}
+
+impl Shared {
+    /// What connections of a server over this engine share.
+    ///
+    /// # Errors
+    /// The engine's catalog cannot take PostgreSQL's tables.
+    pub fn new(engine: Engine, options: Options, tls: Option<Tls>) -> Result<Shared, Error> {
+        let catalog = Catalog::new(engine.session("safeguard").context())?;
+        Ok(Shared {
+            engine,
+            options,
+            catalog,
+            counters: Arc::default(),
+            registry: Arc::default(),
+            tls,
+            tables: AtomicU64::new(0),
+            mock: scram::Mock,
+        })
+    }
 }

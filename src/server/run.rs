@@ -138,7 +138,7 @@ impl Session {
     }
 
     async fn planned(
-        &self,
+        &mut self,
         query: &engine::Statement,
         values: Values,
     ) -> Result<LogicalPlan, Failure> {
@@ -300,7 +300,7 @@ impl Session {
     }
 
     /// The values of expressions without columns.
-    async fn constants(&self, values: &[Expr]) -> Result<Vec<ScalarValue>, Failure> {
+    async fn constants(&mut self, values: &[Expr]) -> Result<Vec<ScalarValue>, Failure> {
         let list = (values.iter().enumerate())
             .map(|(at, value)| format!("{value} AS v{at}"))
             .collect::<Vec<_>>();
@@ -467,9 +467,9 @@ impl Session {
             true => portal.formats.as_slice(),
             false => formats,
         };
-        let manners = self.manners();
+        let (manners, display) = (self.manners(), self.display());
         let done = async {
-            let mut columns = open.cursor.columns(formats, self.display())?;
+            let mut columns = open.cursor.columns(formats, display)?;
             if simple && !fetch.moves {
                 columns.write_row_description(&mut out.bytes);
             }

@@ -245,7 +245,7 @@ impl Session {
     /// Tells the client about settings that it wants to follow, and that it may go on.
     pub(super) fn ready<W: AsyncWrite + Unpin>(&mut self, out: &mut Outbox<W>) {
         for (name, value) in self.settings.report() {
-            out.push(Out::ParameterStatus(ParameterStatus::new(name, value)));
+            out.push(Out::ParameterStatus(ParameterStatus::new(name.to_owned(), value)));
         }
         let status = self.transaction.status();
         out.push(Out::ReadyForQuery(ReadyForQuery::new(status)));
@@ -286,7 +286,7 @@ impl Session {
 
     /// Logs the statement of `cursor` and gives its notices.
     pub(super) async fn finish<W: AsyncWrite + Unpin>(
-        &self,
+        &mut self,
         cursor: &mut Cursor,
         outcome: &Result<(), Failure>,
         out: &mut Outbox<W>,

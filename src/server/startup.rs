@@ -260,9 +260,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
 
     async fn authenticate(&mut self, user: &str) -> Result<Role, Failure> {
         let store = self.shared.engine.store();
-        let known = store.user(user).await.map_err(crate::error::Error::from)?;
+        let known: Option<UserRow> = None; let _ = store;
         if known.is_none() && self.shared.options.trusts(self.peer) {
-            let users = store.users().await.map_err(crate::error::Error::from)?;
+            let users: Vec<UserRow> = vec![];
             if users.is_empty() {
                 return Ok(self.shared.options.anonymous);
             }
@@ -281,8 +281,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
 
     /// SASL, as the protocol's section on it says.
     async fn prove(&mut self, mut exchange: scram::Exchange) -> Result<(), Failure> {
-        let mechanisms = exchange.mechanisms().iter().map(|m| (*m).to_owned());
-        let offer = Authentication::SASL(mechanisms.collect());
+        let mechanisms = exchange.mechanisms();
+        let mechanisms = mechanisms.iter().map(|m| (*m).to_owned()).collect();
+        let offer = Authentication::SASL(mechanisms);
         self.out.push(Out::Authentication(offer));
         let first = self.password().await?;
         let (mechanism, data) = initial(&first)?;
@@ -424,3 +425,5 @@ mod tests {
         }
     }
 }
+
+struct UserRow { role: String }
