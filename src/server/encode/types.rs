@@ -86,44 +86,56 @@ pub fn is_list(data_type: &DataType) -> bool {
     element(data_type).is_some()
 }
 
+/// Types and the types of their arrays.
+const ARRAYS: [(Type, Type); 36] = [
+    (Type::BOOL, Type::BOOL_ARRAY),
+    (Type::INT2, Type::INT2_ARRAY),
+    (Type::INT4, Type::INT4_ARRAY),
+    (Type::INT8, Type::INT8_ARRAY),
+    (Type::FLOAT4, Type::FLOAT4_ARRAY),
+    (Type::FLOAT8, Type::FLOAT8_ARRAY),
+    (Type::NUMERIC, Type::NUMERIC_ARRAY),
+    (Type::TEXT, Type::TEXT_ARRAY),
+    (Type::CHAR, Type::CHAR_ARRAY),
+    (Type::BYTEA, Type::BYTEA_ARRAY),
+    (Type::DATE, Type::DATE_ARRAY),
+    (Type::TIME, Type::TIME_ARRAY),
+    (Type::TIMETZ, Type::TIMETZ_ARRAY),
+    (Type::TIMESTAMP, Type::TIMESTAMP_ARRAY),
+    (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
+    (Type::INTERVAL, Type::INTERVAL_ARRAY),
+    (Type::JSON, Type::JSON_ARRAY),
+    (Type::JSONB, Type::JSONB_ARRAY),
+    (Type::UUID, Type::UUID_ARRAY),
+    (Type::XML, Type::XML_ARRAY),
+    (Type::RECORD, Type::RECORD_ARRAY),
+    (Type::VARCHAR, Type::VARCHAR_ARRAY),
+    (Type::BPCHAR, Type::BPCHAR_ARRAY),
+    (Type::NAME, Type::NAME_ARRAY),
+    (Type::OID, Type::OID_ARRAY),
+    (Type::REGPROC, Type::REGPROC_ARRAY),
+    (Type::REGPROCEDURE, Type::REGPROCEDURE_ARRAY),
+    (Type::REGOPER, Type::REGOPER_ARRAY),
+    (Type::REGOPERATOR, Type::REGOPERATOR_ARRAY),
+    (Type::REGCLASS, Type::REGCLASS_ARRAY),
+    (Type::REGTYPE, Type::REGTYPE_ARRAY),
+    (Type::REGNAMESPACE, Type::REGNAMESPACE_ARRAY),
+    (Type::REGROLE, Type::REGROLE_ARRAY),
+    (Type::REGCONFIG, Type::REGCONFIG_ARRAY),
+    (Type::REGDICTIONARY, Type::REGDICTIONARY_ARRAY),
+    (Type::REGCOLLATION, Type::REGCOLLATION_ARRAY),
+];
+
 /// The type of arrays of `element`; of text where PostgreSQL has none.
 fn array_of(element: &Type) -> Type {
-    const ARRAYS: [(Type, Type); 32] = [
-        (Type::BOOL, Type::BOOL_ARRAY),
-        (Type::INT2, Type::INT2_ARRAY),
-        (Type::INT4, Type::INT4_ARRAY),
-        (Type::INT8, Type::INT8_ARRAY),
-        (Type::FLOAT4, Type::FLOAT4_ARRAY),
-        (Type::FLOAT8, Type::FLOAT8_ARRAY),
-        (Type::NUMERIC, Type::NUMERIC_ARRAY),
-        (Type::TEXT, Type::TEXT_ARRAY),
-        (Type::CHAR, Type::CHAR_ARRAY),
-        (Type::BYTEA, Type::BYTEA_ARRAY),
-        (Type::DATE, Type::DATE_ARRAY),
-        (Type::TIME, Type::TIME_ARRAY),
-        (Type::TIMESTAMP, Type::TIMESTAMP_ARRAY),
-        (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
-        (Type::INTERVAL, Type::INTERVAL_ARRAY),
-        (Type::JSON, Type::JSON_ARRAY),
-        (Type::UUID, Type::UUID_ARRAY),
-        (Type::RECORD, Type::RECORD_ARRAY),
-        (Type::OID, Type::OID_ARRAY),
-        (Type::REGPROC, Type::REGPROC_ARRAY),
-        (Type::REGPROCEDURE, Type::REGPROCEDURE_ARRAY),
-        (Type::REGOPER, Type::REGOPER_ARRAY),
-        (Type::REGOPERATOR, Type::REGOPERATOR_ARRAY),
-        (Type::REGCLASS, Type::REGCLASS_ARRAY),
-        (Type::REGTYPE, Type::REGTYPE_ARRAY),
-        (Type::REGNAMESPACE, Type::REGNAMESPACE_ARRAY),
-        (Type::REGROLE, Type::REGROLE_ARRAY),
-        (Type::REGCONFIG, Type::REGCONFIG_ARRAY),
-        (Type::REGDICTIONARY, Type::REGDICTIONARY_ARRAY),
-        (Type::REGCOLLATION, Type::REGCOLLATION_ARRAY),
-        (Type::VARCHAR, Type::VARCHAR_ARRAY),
-        (Type::NAME, Type::NAME_ARRAY),
-    ];
     let found = ARRAYS.iter().find(|(of, _)| of == element);
     found.map_or(Type::TEXT_ARRAY, |(_, array)| array.clone())
+}
+
+/// The type of the elements of arrays of type `oid`; none if it is not one of arrays.
+pub fn element_of(oid: u32) -> Option<Type> {
+    let found = ARRAYS.iter().find(|(_, array)| array.oid() == oid);
+    found.map(|(element, _)| element.clone())
 }
 
 /// `pg_type.typlen`: bytes of a value, -1 where they vary.
