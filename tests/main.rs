@@ -14,3 +14,5 @@ mod recovery;
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// The server over its wire.
+mod wire;

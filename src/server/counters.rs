@@ -3,6 +3,7 @@
 //! Takes events, gives counts at any moment. Knows no HTTP.
 
 use super::failure::Failure;
+use safeguard_udfs::Summary;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -51,6 +52,14 @@ pub struct Counters {
     pub running: Count,
     /// Bytes sent to clients.
     pub sent: Count,
+    /// Texts that came with a verdict from the store.
+    pub recalled: Count,
+    /// Questions that the model answered.
+    pub asked: Count,
+    /// Texts without a verdict.
+    pub undecided: Count,
+    /// Tokens read and written for them.
+    pub tokens: Count,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -61,9 +70,17 @@ impl Counters {
         *failures.entry(failure.sqlstate).or_default() += 1;
     }
 
+    /// A statement that classified has ended.
+    pub fn classified(&self, summary: &Summary) {
+        self.recalled.add_many(summary.recalled);
+        self.asked.add_many(summary.asked);
+        self.undecided.add_many(summary.undecided_total());
+        self.tokens.add_many(summary.tokens_in + summary.tokens_out);
+    }
+
     /// In the text format of Prometheus (version 0.0.4).
     pub fn text(&self) -> String {
-        let rows: [(&str, &str, &str, u64); 7] = [
+        let rows: [(&str, &str, &str, u64); 11] = [
             (
                 "connections",
                 "gauge",
@@ -105,6 +122,30 @@ impl Counters {
                 "counter",
                 "Bytes sent to clients.",
                 self.sent.get(),
+            ),
+            (
+                "texts_recalled_total",
+                "counter",
+                "Texts with a verdict from the store.",
+                self.recalled.get(),
+            ),
+            (
+                "questions_asked_total",
+                "counter",
+                "Questions that the model answered.",
+                self.asked.get(),
+            ),
+            (
+                "texts_undecided_total",
+                "counter",
+                "Texts without a verdict.",
+                self.undecided.get(),
+            ),
+            (
+                "tokens_total",
+                "counter",
+                "Tokens read and written by the model.",
+                self.tokens.get(),
             ),
         ];
         let mut text = String::new();

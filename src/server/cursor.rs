@@ -12,6 +12,7 @@ use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
+use safeguard_udfs::Summary;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -242,6 +243,11 @@ impl Cursor {
                 }
             }
         }
+    }
+
+    /// What it has asked so far; `None` once it is finished.
+    pub fn progress(&self) -> Option<Summary> {
+        self.ended.as_ref().map(Ended::progress)
     }
 
     /// To be called when the rows are read or given up; gives the statement's notices.

@@ -18,6 +18,7 @@ mod encode;
 mod extended;
 pub mod failure;
 pub mod frontend;
+pub mod health;
 mod link;
 pub mod listen;
 mod outbox;

@@ -12,7 +12,8 @@ use crate::engine;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use std::sync::Arc;
 
 /// PostgreSQL's number of the type `text`.
@@ -96,7 +97,10 @@ impl Prepared {
     ) -> Result<Prepared, Failure> {
         let plan = session.plan(query).await;
         let plan = plan.map_err(|error| located(error, &query.sql))?;
-        let known = plan.get_parameter_types()?;
+        let mut known = plan.get_parameter_types()?;
+        for name in limits(&plan)? {
+            known.insert(name, Some(DataType::Int64));
+        }
         let mut count = given.len();
         for name in known.keys() {
             let number = name.trim_start_matches('$').parse::<usize>();
@@ -269,6 +273,25 @@ impl Prepared {
             None => Ok(None),
         }
     }
+}
+
+/// Parameters that count rows: the planner does not say so itself.
+fn limits(plan: &LogicalPlan) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    plan.apply_with_subqueries(|plan| {
+        if let LogicalPlan::Limit(limit) = plan {
+            for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
+                count.apply(|expr| {
+                    if let Expr::Placeholder(placeholder) = expr {
+                        names.push(placeholder.id.clone());
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(names)
 }
 
 /// Whether a plan's rows are the client's.

@@ -291,6 +291,9 @@ impl Session {
         outcome: &Result<(), Failure>,
         out: &mut Outbox<W>,
     ) {
+        if let Some(summary) = cursor.progress() {
+            self.shared.counters.classified(&summary);
+        }
         for line in cursor.finish(&self.engine, logged(outcome)).await {
             self.tell(&Failure::notice(line), out);
         }

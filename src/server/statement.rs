@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -217,6 +217,20 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
             fetch.moves = true;
         }
         return Ok(Some(statement.kind));
+    }
+    if word(0) == "fetch" {
+        let named = match (tokens.len(), word(1).as_str()) {
+            (2, _) => tokens.get(1),
+            (3, "from" | "in") => tokens.get(2),
+            _ => None,
+        };
+        if let Some(Token::Word(name)) = named.map(|token| &token.token) {
+            return Ok(Some(Kind::Fetch(Fetch {
+                cursor: folded(&name.to_ident(Span::empty())),
+                rows: Some(1),
+                moves: false,
+            })));
+        }
     }
     if word(0) == "abort" {
         let chain = word(tokens.len().saturating_sub(2)) == "chain";

@@ -226,7 +226,11 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     match spawn_blocking(read).await {
         Ok(result) => result,
-        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down: whoever waits here will not wake again.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -6,17 +6,17 @@ mod fuzz;
 mod limits;
 mod stops;
 
-use safeguard::backend::local::{Counts, Local};
+use safeguard::backend::local::{Local, WorkDone};
 use safeguard::engine::Engine;
 use safeguard::server::connection::Shutdown;
 use safeguard::server::listen::Server;
 use safeguard::server::{Options, Shared};
 use safeguard::store::Store;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
 
@@ -27,6 +27,8 @@ pub(crate) struct Wire {
     pub shutdown: Shutdown,
     pub served: JoinHandle<()>,
     model: Arc<Local>,
+    /// The clients' ends of their connections, in the order in which they connected.
+    ends: Mutex<Vec<AbortHandle>>,
 }
 
 impl Drop for Wire {
@@ -62,12 +64,18 @@ impl Wire {
             shutdown,
             served,
             model,
+            ends: Mutex::default(),
         }
     }
 
+    /// The client of this number is gone, as if its process was killed.
+    pub fn kill(&self, client: usize) {
+        self.ends.lock().unwrap()[client].abort();
+    }
+
     /// What the model's engine has done.
-    pub fn counts(&self) -> Counts {
-        self.model.counts()
+    pub fn counts(&self) -> WorkDone {
+        self.model.work_done()
     }
 
     pub fn config(&self, user: &str) -> Config {
@@ -90,7 +98,7 @@ impl Wire {
     ) -> Result<(Client, UnboundedReceiver<DbError>), tokio_postgres::Error> {
         let (client, mut connection) = config.connect(NoTls).await?;
         let (sender, notices) = unbounded_channel();
-        tokio::spawn(async move {
+        let end = tokio::spawn(async move {
             let mut messages =
                 futures::stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = futures::StreamExt::next(&mut messages).await {
@@ -99,6 +107,7 @@ impl Wire {
                 }
             }
         });
+        self.ends.lock().unwrap().push(end.abort_handle());
         Ok((client, notices))
     }
 }
