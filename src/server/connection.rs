@@ -9,7 +9,9 @@ use super::frontend::{Message, Reader};
 use super::outbox::Outbox;
 use super::session::Session;
 use crate::config::{SERVER_AHEAD_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
+use futures::FutureExt;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until};
@@ -130,7 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let running = &self.session.shared.clone().counters.running;
         running.add();
         let work = self.session.handle(message, &mut self.out, stop);
-        tokio::pin!(work);
+        // A bug in one statement must not look like a lost network to its client.
+        let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
         let (mut watching, mut stopping) = (true, true);
         let done = loop {
             tokio::select! {
@@ -151,9 +154,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
             }
         };
+        drop(work);
         running.subtract();
         self.place.set(None);
-        done
+        done.unwrap_or_else(|_| {
+            // The last message may be half written.
+            self.out.bytes.clear();
+            Err(Failure::fatal("XX000", "internal error: a bug, see the server's log"))
+        })
     }
 }
 
