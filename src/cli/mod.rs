@@ -77,6 +77,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
+        content_roots: None,
     };
     let (engine, session) = match open(config).await {
         Ok(opened) => opened,

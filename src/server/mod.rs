@@ -4,4 +4,7 @@ pub mod cancel;
 pub mod failure;
 pub mod frontend;
 pub mod outbox;
+pub mod roles;
+pub mod scram;
+pub mod tls;
 pub mod transaction;
