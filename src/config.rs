@@ -1,5 +1,10 @@
 //! Settings and limits: as typed, then as meant. The only reader of settings files and of the environment.
 
+mod serve;
+
+pub use serve::{Role, ServeConfig, ServeOptions, TlsFiles};
+
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Texts longer than this many tokens are `undecided: too_long`; never cut.
@@ -85,13 +90,51 @@ pub const SERVER_COPY_ROWS: usize = 8_192;
 pub const SERVER_PREPARED_MAX: usize = 10_000;
 /// Portals and cursors of one connection.
 pub const SERVER_PORTALS_MAX: usize = 1_000;
+/// Seconds of silence after which the system asks whether a client's machine is still there.
+pub const SERVER_KEEPALIVE_SECONDS: u64 = 60;
 /// Connections beyond the limit that are told so at once; further ones are dropped.
 pub const SERVER_REFUSALS_MAX: usize = 64;
 /// Milliseconds that a connection beyond the limit has to say who it is.
 pub const SERVER_REFUSAL_MS: u64 = 5_000;
 
+/// Where the server listens.
+pub const SERVER_LISTEN: &str = "127.0.0.1:5433";
+/// Connections at once.
+pub const SERVER_CONNECTIONS_MAX: usize = 100;
+/// Bytes of one statement's SQL.
+pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows that one statement sends; 0 for no limit.
+pub const RESULT_BYTES_MAX: u64 = 0;
+/// Milliseconds that a client has to log in.
+pub const SERVER_STARTUP_MS: u64 = 60_000;
+/// Milliseconds that statements have to finish when the server stops.
+pub const SERVER_SHUTDOWN_MS: u64 = 30_000;
+/// Milliseconds between two notices about a statement's progress.
+pub const PROGRESS_NOTICE_MS: u64 = 5_000;
+/// Seconds between two looks at whether the files of a certificate have changed.
+pub const TLS_CHECK_SECONDS: u64 = 5;
+/// Rounds of hashing behind a password: PostgreSQL's number, and the least that RFC 7677 allows.
+pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(4_096).expect("bug: it is not zero");
+/// More rounds would keep a client busy for seconds.
+pub const SCRAM_ITERATIONS_MAX: u32 = 10_000_000;
+/// Bytes of a new password's salt.
+pub const SCRAM_SALT_BYTES: usize = 16;
+/// Random bytes of the server's part of a nonce.
+pub const SCRAM_NONCE_BYTES: usize = 18;
+/// Bytes of one message of a login.
+pub const SCRAM_MESSAGE_BYTES_MAX: usize = 1_024;
+/// Bytes of a user's name, as in PostgreSQL.
+pub const USER_NAME_BYTES_MAX: usize = 63;
+/// Bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// A setting that cannot be used, or a file of the settings; says which and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
 /// What the command line and the settings file said, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
@@ -101,6 +144,8 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// Whether a model is opened that is larger than memory.
     pub allow_swap: bool,
+    /// Folders, resolved, below which statements may read and write files; `None` for whatever the program may.
+    pub content_roots: Option<Vec<PathBuf>>,
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.

@@ -7,6 +7,7 @@
 mod calibrate;
 mod files;
 mod publish;
+mod roots;
 pub mod script;
 mod session;
 
@@ -25,12 +26,14 @@ use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, Store, VersionRow};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    MemorySchemaProvider, SchemaProvider,
+    MemorySchemaProvider, SchemaProvider, TableProvider,
 };
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use roots::Roots;
 use safeguard_udfs::{Summary, install};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The catalog of every session.
@@ -47,11 +50,13 @@ pub struct Engine {
     classifier: Arc<Cascade>,
     catalogs: Arc<dyn CatalogProviderList>,
     runtime: Arc<RuntimeEnv>,
+    roots: Roots,
 }
 
 impl Engine {
     /// Opens store, policies and model; takes as long as reading the model's weights.
     pub async fn open(config: Config) -> Result<Engine, Error> {
+        let roots = config.content_roots.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let store = match &config.data_dir {
                 Some(dir) => Store::open(dir)?,
@@ -69,7 +74,17 @@ impl Engine {
             Ok::<_, Error>((store, backend?))
         });
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
-        Engine::with_backend(store, Arc::new(backend)).await
+        Engine::with_backend(store, Arc::new(backend))
+            .await?
+            .with_roots(roots)
+    }
+
+    /// The same engine for sessions that read and write files only below these folders, which must be resolved (absolute,
+    /// without symlinks); `None` for whatever the program may.
+    pub fn with_roots(mut self, roots: Option<Vec<PathBuf>>) -> Result<Engine, Error> {
+        self.roots = Roots::new(roots);
+        self.runtime = self.roots.runtime()?;
+        Ok(self)
     }
 
     /// An engine over any backend.
@@ -88,7 +103,8 @@ impl Engine {
             model,
             classifier,
             catalogs: catalogs(tables)?,
-            runtime: Arc::default(),
+            runtime: Roots::default().runtime()?,
+            roots: Roots::default(),
         };
         // The view is one of the shared schema, so that the first session makes it for all.
         engine
@@ -137,6 +153,17 @@ impl Engine {
             format!("{name} is a demonstration model: its verdicts show the road, not the truth; see safeguard sql --help for --model")
         })
     }
+}
+
+/// The name of the table function that `provider` comes from, if calling it changes what everybody sees or costs what
+/// nobody asked for: publishing, calibrating.
+pub fn management_function(provider: &dyn TableProvider) -> Option<&'static str> {
+    if provider.is::<publish::Publication>() {
+        return Some(publish::NAME);
+    }
+    provider
+        .is::<calibrate::Calibration>()
+        .then_some(calibrate::NAME)
 }
 
 /// The one catalog, with its schema for users' tables and the store's.

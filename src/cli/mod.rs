@@ -47,14 +47,9 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Sql(args) => sql(args).await,
         Command::Serve { listen, data_dir } => {
-            use crate::server::{Options, Shared, connection::Shutdown, listen::Server};
-            let config = Config { data_dir: Some(data_dir), model: "nano".into(), models_dir: config::models_dir(), allow_swap: false };
-            let engine = Engine::open(config).await.expect("engine");
-            let options = Options { listen, ..Options::default() };
-            let shared = std::sync::Arc::new(Shared::new(engine, options, None).expect("shared"));
-            let server = Server::bind(shared).await.expect("bind");
-            say(&format!("listening on {}", server.address()));
-            server.run(Shutdown::default()).await;
+            let options = crate::config::ServeOptions { listen: Some(listen.to_string()), data_dir: Some(data_dir), ..Default::default() };
+            let config = crate::config::ServeConfig::new(options).expect("config");
+            crate::server::serve(config, say).await.expect("serve");
             ExitCode::SUCCESS
         }
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
@@ -88,6 +83,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
+        content_roots: None,
     };
     let (engine, session) = match open(config).await {
         Ok(opened) => opened,

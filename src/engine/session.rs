@@ -180,7 +180,7 @@ impl Session {
             Some(plan) => plan,
             None => state.statement_to_plan(statement.parsed.clone()).await?,
         };
-        let locations = files::locations(&plan)?;
+        let locations = files::locations(&plan, &self.engine.roots)?;
         if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) = &plan {
             if let Some(guard) = &self.guard {
                 guard(&state.optimize(&plan)?)?;

@@ -120,7 +120,11 @@ impl Registry {
         let Some(line) = connections.get(&pid) else {
             return;
         };
-        let differing = line.key.iter().zip(key).fold(0, |all, (a, b)| all | (a ^ b));
+        let differing = line
+            .key
+            .iter()
+            .zip(key)
+            .fold(0, |all, (a, b)| all | (a ^ b));
         if differing == 0 && line.key.len() == key.len() {
             if let Some(stop) = &line.running {
                 stop.stop(Why::User);

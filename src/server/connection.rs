@@ -26,6 +26,16 @@ pub struct Shutdown {
     pub hard: CancellationToken,
 }
 
+impl Shutdown {
+    /// Asks to stop; asked again, at once.
+    pub fn next(&self) {
+        match self.soft.is_cancelled() {
+            false => self.soft.cancel(),
+            true => self.hard.cancel(),
+        }
+    }
+}
+
 /// A connection that has begun.
 pub struct Connection<S> {
     /// Where messages come from.

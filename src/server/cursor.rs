@@ -20,10 +20,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 /// What a statement may do to its client.
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
-    /// Between two notices of progress; zero for none.
-    pub progress: Duration,
-    /// Bytes of one answer; zero for any number.
-    pub bytes_max: u64,
+    /// Between two notices of progress.
+    pub progress: Option<Duration>,
+    /// Bytes of one answer.
+    pub bytes_max: Option<u64>,
 }
 
 /// A statement's rows, partly read.
@@ -151,8 +151,8 @@ impl Cursor {
                 if self.at >= batch.num_rows() {
                     self.batch = None;
                 }
-                if manners.bytes_max > 0 && self.bytes > manners.bytes_max {
-                    return Err(too_much(manners.bytes_max));
+                if let Some(most) = manners.bytes_max.filter(|most| self.bytes > *most) {
+                    return Err(too_much(most));
                 }
                 if out.bytes.len() >= SERVER_SEND_BYTES {
                     out.flush().await.map_err(|_| gone())?;
@@ -214,8 +214,9 @@ impl Cursor {
         manners: Manners,
         out: &mut Outbox<W>,
     ) -> Result<bool, Failure> {
-        let mut ticks = (!manners.progress.is_zero() && self.ended.is_some()).then(|| {
-            let mut ticks = interval_at(Instant::now() + manners.progress, manners.progress);
+        let every = manners.progress.filter(|_| self.ended.is_some());
+        let mut ticks = every.map(|every| {
+            let mut ticks = interval_at(Instant::now() + every, every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });

@@ -405,11 +405,7 @@ mod tests {
                     results: vec![],
                 },
             ),
-            (
-                b'D',
-                b"Pp\0",
-                Message::Describe(Target::Portal("p".into())),
-            ),
+            (b'D', b"Pp\0", Message::Describe(Target::Portal("p".into()))),
             (
                 b'E',
                 b"\0\0\0\0\x05",
@@ -418,13 +414,13 @@ mod tests {
                     rows: 5,
                 },
             ),
-            (
-                b'C',
-                b"Ss\0",
-                Message::Close(Target::Statement("s".into())),
-            ),
+            (b'C', b"Ss\0", Message::Close(Target::Statement("s".into()))),
             (b'S', b"", Message::Sync),
-            (b'd', b"a\0b", Message::CopyData(Bytes::from_static(b"a\0b"))),
+            (
+                b'd',
+                b"a\0b",
+                Message::CopyData(Bytes::from_static(b"a\0b")),
+            ),
             (b'X', b"", Message::Terminate),
         ];
         for (kind, body, want) in cases {

@@ -5,9 +5,10 @@
 
 use super::connection::Shutdown;
 use super::startup::{self, Peer};
-use super::{Options, Shared};
-use crate::config::{SERVER_REFUSAL_MS, SERVER_REFUSALS_MAX};
+use super::Shared;
+use crate::config::{SERVER_KEEPALIVE_SECONDS, SERVER_REFUSAL_MS, SERVER_REFUSALS_MAX};
 use crate::error::Error;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl Server {
     /// # Errors
     /// The address is in use, or not this machine's.
     pub async fn bind(shared: Arc<Shared>) -> Result<Server, Error> {
-        let wanted = shared.options.listen;
+        let wanted = shared.config.listen;
         let unbound = |error: io::Error| Error::Usage(format!("cannot listen on {wanted}: {error}"));
         let listener = TcpListener::bind(wanted).await.map_err(unbound)?;
         let address = listener.local_addr().map_err(unbound)?;
@@ -51,12 +52,9 @@ impl Server {
 
     /// Serves until `shutdown.soft` ends, then waits for running statements until they are done or the limit is over.
     pub async fn run(self, shutdown: Shutdown) {
-        let Options {
-            connections_max,
-            shutdown: grace,
-            ..
-        } = self.shared.options;
-        let room = Arc::new(Semaphore::new(connections_max));
+        let config = &self.shared.config;
+        let grace = config.shutdown;
+        let room = Arc::new(Semaphore::new(config.max_connections));
         let refusals = Arc::new(Semaphore::new(SERVER_REFUSALS_MAX));
         let mut clients = JoinSet::new();
         loop {
@@ -78,6 +76,9 @@ impl Server {
             };
             self.shared.counters.accepted.add();
             let _ = stream.set_nodelay(true);
+            // A client whose machine vanished says nothing: the system asks it.
+            let alive = TcpKeepalive::new().with_time(Duration::from_secs(SERVER_KEEPALIVE_SECONDS));
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
             let peer = Peer {
                 address,
                 local: self.address,
@@ -97,7 +98,11 @@ impl Server {
         }
         drop(self.listener);
         let all = async { while clients.join_next().await.is_some() {} };
-        if timeout(grace, all).await.is_err() {
+        let ended = tokio::select! {
+            ended = timeout(grace, all) => ended.is_ok(),
+            () = shutdown.hard.cancelled() => false,
+        };
+        if !ended {
             shutdown.hard.cancel();
             // What does not end now has a client that does not read.
             let all = async { while clients.join_next().await.is_some() {} };

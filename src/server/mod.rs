@@ -35,80 +35,26 @@ mod statement;
 pub mod tls;
 mod transaction;
 
+use crate::config::ServeConfig;
 use crate::engine::Engine;
 use crate::error::Error;
 use cancel::Registry;
 use catalog::Catalog;
+use connection::Shutdown;
 use counters::Counters;
-use roles::Role;
-use startup::Peer;
-use std::net::SocketAddr;
+use health::Health;
+use listen::Server;
+use scram::Mock;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 use tls::Tls;
-
-/// How a server serves.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where it listens; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Connections at once.
-    pub connections_max: usize,
-    /// Bytes of one statement.
-    pub statement_bytes_max: usize,
-    /// Bytes of one answer; 0 for any number.
-    pub result_bytes_max: u64,
-    /// What `statement_timeout` begins as; zero for none.
-    pub statement: Duration,
-    /// What `idle_session_timeout` begins as; zero for none.
-    pub idle: Duration,
-    /// How long a client may take to say who it is.
-    pub startup: Duration,
-    /// How long running statements may go on when the server stops.
-    pub shutdown: Duration,
-    /// Between two notices of progress; zero for none.
-    pub progress: Duration,
-    /// Whether connections in the clear are refused.
-    pub tls_required: bool,
-    /// Whose rights connections have while there are no users.
-    pub anonymous: Role,
-    /// Whether connections from other machines need no users.
-    pub allow_insecure: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            listen: SocketAddr::from(([127, 0, 0, 1], 5433)),
-            connections_max: 100,
-            statement_bytes_max: 1 << 20,
-            result_bytes_max: 0,
-            statement: Duration::ZERO,
-            idle: Duration::ZERO,
-            startup: Duration::from_secs(60),
-            shutdown: Duration::from_secs(30),
-            progress: Duration::from_secs(5),
-            tls_required: false,
-            anonymous: Role::Admin,
-            allow_insecure: false,
-        }
-    }
-}
-
-impl Options {
-    /// Whether this client needs no password while there are no users.
-    fn trusts(&self, peer: Peer) -> bool {
-        self.allow_insecure || peer.address.ip().is_loopback()
-    }
-}
 
 /// What all connections share.
 pub struct Shared {
     /// Store, policies, model, tables.
     pub engine: Engine,
     /// How it serves.
-    pub options: Options,
+    pub config: ServeConfig,
     /// What clients ask about tables and types.
     pub catalog: Catalog,
     /// What it has done.
@@ -120,25 +66,94 @@ pub struct Shared {
     /// Grows with every change of a table.
     pub tables: AtomicU64,
     /// What answers for users that do not exist are made of. Never shown.
-    pub mock: scram::Mock,
+    pub mock: Mock,
 }
 
 impl Shared {
     /// What connections of a server over this engine share.
     ///
     /// # Errors
-    /// The engine's catalog cannot take PostgreSQL's tables.
-    pub fn new(engine: Engine, options: Options, tls: Option<Tls>) -> Result<Shared, Error> {
+    /// The engine's catalog cannot take PostgreSQL's tables; certificate or key cannot be used; the store fails.
+    pub async fn new(engine: Engine, config: ServeConfig) -> Result<Shared, Error> {
         let catalog = Catalog::new(engine.session("safeguard").context())?;
+        let tls = match &config.tls {
+            Some(files) => Some(Tls::load(&files.cert, &files.key)?),
+            None => None,
+        };
+        let secret = engine.store().mock_secret().await?;
         Ok(Shared {
+            mock: Mock::new(secret, config.scram_iterations),
             engine,
-            options,
+            config,
             catalog,
             counters: Arc::default(),
             registry: Arc::default(),
             tls,
             tables: AtomicU64::new(0),
-            mock: scram::Mock,
         })
+    }
+}
+
+/// Serves until the process is told to stop: by SIGINT or SIGTERM once in order, twice at once. SIGHUP reads certificate
+/// and key anew. `say` is told where it listens.
+///
+/// # Errors
+/// Store, policies or model cannot be opened, the address cannot be had, or it is one that others reach and there are
+/// no users.
+pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error> {
+    let engine = Engine::open(config.engine.clone()).await?;
+    let users = engine.store().users().await?.len();
+    config.may_listen(users)?;
+    if let Some(line) = engine.demonstration() {
+        say(&line);
+    }
+    let watched = config.metrics_listen;
+    let shared = Arc::new(Shared::new(engine, config).await?);
+    let server = Server::bind(Arc::clone(&shared)).await?;
+    let shutdown = Shutdown::default();
+    if let Some(watched) = watched {
+        let health = Health::bind(Arc::clone(&shared), watched).await?;
+        say(&format!("health and metrics on http://{}", health.address()));
+        tokio::spawn(health.run(shutdown.clone()));
+    }
+    if users == 0 {
+        let role = shared.config.anonymous_role;
+        say(&format!("there are no users: whoever connects is {role} (safeguard user add)"));
+    }
+    say(&format!("listening on {}", server.address()));
+    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));
+    server.run(shutdown).await;
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let all = [
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = all else {
+        tracing::warn!("signals cannot be listened for");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => shutdown.next(),
+            _ = terminate.recv() => shutdown.next(),
+            _ = hangup.recv() => {
+                if let Some(Err(error)) = shared.tls.as_ref().map(Tls::reload) {
+                    tracing::error!("{error}; the old certificate stays");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn signals(_: Arc<Shared>, shutdown: Shutdown) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        shutdown.next();
     }
 }

@@ -158,7 +158,7 @@ impl Session {
     }
 
     pub(super) fn too_long(&self, bytes: usize) -> Failure {
-        let most = self.shared.options.statement_bytes_max;
+        let most = self.shared.config.max_statement_bytes;
         Failure::new(
             "54000",
             format!("a statement of {bytes} bytes is longer than the limit of {most}"),
@@ -277,10 +277,10 @@ impl Session {
             self.settings.get("client_min_messages").as_deref(),
             Ok("notice" | "log" | "info" | "debug") | Err(_)
         );
-        let progress = self.shared.options.progress;
+        let config = &self.shared.config;
         Manners {
-            progress: if quiet { Duration::ZERO } else { progress },
-            bytes_max: self.shared.options.result_bytes_max,
+            progress: config.progress.filter(|_| !quiet),
+            bytes_max: config.max_result_bytes,
         }
     }
 

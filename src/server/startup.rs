@@ -11,10 +11,11 @@ use super::frontend::{First, Message, Reader};
 use super::link::Link;
 use super::outbox::Outbox;
 use super::roles::{self, Role};
-use super::scram;
+use super::scram::{self, Exchange};
 use super::session::Session;
 use super::settings::{SessionOptions, Settings};
 use crate::engine::CATALOG;
+use crate::error::Error;
 use bytes::Bytes;
 use pgwire::messages::PgWireBackendMessage as Out;
 use pgwire::messages::startup::{
@@ -22,6 +23,7 @@ use pgwire::messages::startup::{
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -36,6 +38,8 @@ pub struct Peer {
 
 /// A startup packet that was understood.
 struct Hello {
+    /// The digest of the certificate that it came through.
+    binding: Option<Vec<u8>>,
     minor: u16,
     user: String,
     parameters: Vec<(String, String)>,
@@ -46,7 +50,7 @@ pub async fn serve<S>(shared: Arc<Shared>, stream: S, peer: Peer, shutdown: Shut
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
-    let most = shared.options.startup;
+    let most = shared.config.startup_timeout;
     let begun = tokio::select! {
         () = shutdown.soft.cancelled() => return,
         begun = timeout(most, begin(&shared, stream, peer, shutdown.clone())) => begun,
@@ -78,7 +82,7 @@ async fn begin<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
-    let mut reader = Reader::new(shared.options.statement_bytes_max);
+    let mut reader = Reader::new(shared.config.max_statement_bytes);
     let (link, first) = match first(shared, stream, &mut reader).await {
         Ok((link, Some(first))) => (link, first),
         Ok((_, None)) => return None,
@@ -99,6 +103,7 @@ where
         out: Outbox::new(output),
         reader,
         secure,
+        binding: first.binding.clone(),
         peer,
     };
     match handshake.session(first).await {
@@ -134,6 +139,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
     let mut link = Link::Plain(stream);
+    let mut binding = None;
     loop {
         let first = match reader.first() {
             Ok(Some(first)) => first,
@@ -149,7 +155,14 @@ where
         match first {
             First::Tls => {
                 let acceptor = match (&shared.tls, &link) {
-                    (Some(tls), Link::Plain(_)) => Some(tls.acceptor()),
+                    (Some(tls), Link::Plain(_)) => {
+                        if let Some(Err(error)) = tls.refresh(Instant::now()) {
+                            tracing::error!("{error}; the old certificate stays");
+                        }
+                        let pair = tls.current();
+                        binding = pair.server_end_point;
+                        Some(pair.acceptor)
+                    }
                     _ => None,
                 };
                 // What came behind the request came in the clear, and may be somebody else's.
@@ -188,6 +201,7 @@ where
                 return Ok((
                     link,
                     Some(Hello {
+                        binding,
                         minor,
                         user,
                         parameters,
@@ -204,6 +218,8 @@ struct Handshake<'a, S> {
     out: Outbox<tokio::io::WriteHalf<S>>,
     reader: Reader,
     secure: bool,
+    /// What a password's proof must name, so that it cannot be passed on from another channel.
+    binding: Option<Vec<u8>>,
     peer: Peer,
 }
 
@@ -217,8 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
             let why = "no PostgreSQL user name specified in startup packet";
             return Err(Failure::fatal("28000", why));
         }
-        let options = &self.shared.options;
-        if options.tls_required && !self.secure {
+        if self.shared.config.tls_required && !self.secure {
             let why = format!("no unencrypted connections from {}", self.peer.address.ip());
             return Err(Failure::fatal("28000", why).with_hint("sslmode=require"));
         }
@@ -260,27 +275,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
 
     async fn authenticate(&mut self, user: &str) -> Result<Role, Failure> {
         let store = self.shared.engine.store();
-        let known: Option<UserRow> = None; let _ = store;
-        if known.is_none() && self.shared.options.trusts(self.peer) {
-            let users: Vec<UserRow> = vec![];
-            if users.is_empty() {
-                return Ok(self.shared.options.anonymous);
+        let known = store.user(user).await.map_err(Error::from)?;
+        if known.is_none() {
+            let users = store.users().await.map_err(Error::from)?.len();
+            if let Some(role) = self.shared.config.anonymous(users) {
+                return Ok(role);
             }
         }
-        let binding = match (&self.shared.tls, self.secure) {
-            (Some(tls), true) => tls.server_end_point(),
-            _ => None,
-        };
-        let exchange = scram::Exchange::new(user, known.as_ref(), binding, &self.shared.mock)?;
+        let binding = self.binding.clone();
+        let exchange = Exchange::new(user, known.as_ref(), binding, &self.shared.mock)?;
         self.prove(exchange).await?;
         let known = known.ok_or_else(|| scram::refused(user))?;
         Role::parse(&known.role).ok_or_else(|| {
-            Failure::fatal("28000", format!("user \"{user}\" has no role that is known"))
+            Failure::fatal(
+                "28000",
+                format!("user \"{user}\" has no role that is known"),
+            )
         })
     }
 
     /// SASL, as the protocol's section on it says.
-    async fn prove(&mut self, mut exchange: scram::Exchange) -> Result<(), Failure> {
+    async fn prove(&mut self, mut exchange: Exchange) -> Result<(), Failure> {
         let mechanisms = exchange.mechanisms();
         let mechanisms = mechanisms.iter().map(|m| (*m).to_owned()).collect();
         let offer = Authentication::SASL(mechanisms);
@@ -327,14 +342,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         let options = SessionOptions::new(engine.context());
         let settings = Settings::new(Arc::new(options), &hello.user, role == Role::Admin);
         let settings = Arc::new(settings);
-        settings.fix(
-            "max_connections",
-            self.shared.options.connections_max.to_string(),
-        );
-        let idle = self.shared.options.idle.as_millis();
-        settings.start("idle_session_timeout", &idle.to_string())?;
-        let most = self.shared.options.statement.as_millis();
-        settings.start("statement_timeout", &most.to_string())?;
+        let config = &self.shared.config;
+        settings.fix("max_connections", config.max_connections.to_string());
+        for (name, most) in [
+            ("statement_timeout", config.statement_timeout),
+            ("idle_session_timeout", config.idle_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                config.idle_in_transaction_timeout,
+            ),
+        ] {
+            if let Some(most) = most {
+                settings.start(name, &most.as_millis().to_string())?;
+            }
+        }
         for (name, value) in &hello.parameters {
             match name.as_str() {
                 "user" | "database" | "replication" => {}
@@ -425,5 +446,3 @@ mod tests {
         }
     }
 }
-
-struct UserRow { role: String }

@@ -151,11 +151,7 @@ impl Transaction {
     ///
     /// # Errors
     /// 25P01 without a transaction, 3B001 for an unknown savepoint, 25P02 after a failure.
-    pub fn run(
-        &mut self,
-        command: &Command,
-        read_only_by_default: bool,
-    ) -> Result<Done, Failure> {
+    pub fn run(&mut self, command: &Command, read_only_by_default: bool) -> Result<Done, Failure> {
         match command {
             Command::Begin { read_only, begin } => {
                 self.check()?;
@@ -290,7 +286,10 @@ mod tests {
         let cases: [(&[Command], &[&str]); 6] = [
             (&[BEGIN, COMMIT], &["BEGIN", "COMMIT"]),
             (&[COMMIT], &["COMMIT 25P01"]),
-            (&[BEGIN, BEGIN, ROLLBACK], &["BEGIN", "BEGIN 25001", "ROLLBACK"]),
+            (
+                &[BEGIN, BEGIN, ROLLBACK],
+                &["BEGIN", "BEGIN 25001", "ROLLBACK"],
+            ),
             (&[save("a")], &["25P01"]),
             (
                 &[BEGIN, save("a"), save("b"), release("a"), back("b")],
@@ -323,7 +322,10 @@ mod tests {
         transaction.run(&BEGIN, false).unwrap();
         transaction.fail();
         assert_eq!(transaction.check().unwrap_err().sqlstate, "25P02");
-        assert_eq!(transaction.run(&BEGIN, false).unwrap_err().sqlstate, "25P02");
+        assert_eq!(
+            transaction.run(&BEGIN, false).unwrap_err().sqlstate,
+            "25P02"
+        );
         let end = transaction.run(&COMMIT, false).unwrap();
         assert_eq!((end.tag, end.ended), ("ROLLBACK", Some(false)));
         assert!(!transaction.is_open());

@@ -1,6 +1,6 @@
 //! What clients are answered: values, tags, errors with their places, settings, transactions, cursors.
 
-use super::{Wire, options, simple, state};
+use super::{Wire, config, simple, state};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -12,7 +12,7 @@ async fn check(client: &Client, cases: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_answered_as_postgresql_answers_them() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     check(
         &client,
@@ -39,7 +39,7 @@ async fn statements_are_answered_as_postgresql_answers_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_and_places_are_postgresqls() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     let tags = [
         ("CREATE TABLE t (id BIGINT, body TEXT)", 0),
@@ -71,7 +71,7 @@ async fn tags_and_places_are_postgresqls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_say_what_they_cannot_undo() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, mut notices) = wire.connect("ann").await;
     check(
         &client,
@@ -101,7 +101,7 @@ async fn transactions_say_what_they_cannot_undo() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_are_a_connections_own() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (one, _) = wire.connect("ann").await;
     let (other, _) = wire.connect("bob").await;
     check(
@@ -137,7 +137,7 @@ async fn settings_are_a_connections_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_prepared_with_inferred_types() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     let sql = "CREATE TABLE t AS SELECT x AS id, 'text ' || x AS body FROM generate_series(1, 5) g(x)";
     assert_eq!(simple(&client, sql).await, "");
@@ -180,7 +180,7 @@ async fn statements_are_prepared_with_inferred_types() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cursors_and_portals_give_rows_in_parts() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (mut client, _) = wire.connect("ann").await;
     check(
         &client,
@@ -212,7 +212,7 @@ async fn cursors_and_portals_give_rows_in_parts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_with_different_sessions_share_nothing_but_tables() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (one, mut notices) = wire.connect("ann").await;
     let (other, mut heard) = wire.connect("bob").await;
     assert_eq!(simple(&one, "CREATE TABLE t AS SELECT 'hello there' AS body").await, "");

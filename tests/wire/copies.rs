@@ -1,6 +1,6 @@
 //! COPY both ways.
 
-use super::{Wire, options, simple, state};
+use super::{Wire, config, simple, state};
 use bytes::Bytes;
 use futures::{SinkExt, TryStreamExt};
 use tokio_postgres::Client;
@@ -23,7 +23,7 @@ async fn copy_out(client: &Client, sql: &str) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_copied_out_is_what_was_copied_in() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     assert_eq!(simple(&client, "CREATE TABLE t (id BIGINT, body TEXT, score DOUBLE)").await, "");
     let cases: [(&str, &[u8]); 2] = [
@@ -52,7 +52,7 @@ async fn what_is_copied_out_is_what_was_copied_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_fails_leaves_the_table_as_it_was() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     assert_eq!(simple(&client, "CREATE TABLE t (id BIGINT, body TEXT)").await, "");
     for (sql, data, want) in [

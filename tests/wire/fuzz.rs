@@ -2,7 +2,7 @@
 //!
 //! `SAFEGUARD_FUZZ=100000` mutates so many messages instead of a few thousand.
 
-use super::{Wire, options, simple};
+use super::{Wire, config, simple};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -83,7 +83,7 @@ fn messages() -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mutated_messages_end_in_an_answer_or_a_closed_connection() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
     assert_eq!(simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await, "");
     let corpus = corpus();
@@ -139,7 +139,7 @@ async fn mutated_statements_end_in_an_answer() {
         "SELECT CASE WHEN id = 1 THEN 'x' ELSE body END, array_agg(id) FROM f GROUP BY 1",
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind = ANY (ARRAY['r', 'v'])",
     ];
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let mut dice = Dice(7);
     let (mut client, _) = wire.connect("ann").await;
     assert_eq!(simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await, "");

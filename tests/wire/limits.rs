@@ -1,21 +1,21 @@
 //! Limits: past each a client is told which, and the others go on.
 
-use super::{Wire, options, simple, state};
-use safeguard::server::Options;
+use super::{Wire, config, simple, state};
+use safeguard::config::ServeConfig;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_told_so() {
-    let wire = Wire::start(Options {
-        connections_max: 2,
-        ..options()
+    let wire = Wire::start(ServeConfig {
+        max_connections: 2,
+        ..config()
     })
     .await;
     let (one, _) = wire.connect("ann").await;
     let (two, _) = wire.connect("bob").await;
-    let third = wire.connect_with(&wire.config("eve")).await;
+    let third = wire.connect_with(&wire.client("eve")).await;
     assert_eq!(state(third), "53300 sorry, too many clients already");
     assert_eq!(simple(&two, "SELECT 1").await, "1");
     // Whoever is inside can still be cancelled from outside.
@@ -23,7 +23,7 @@ async fn one_connection_too_many_is_told_so() {
     drop(one);
     loop {
         // The place is free once the server has seen the end.
-        if let Ok((third, _)) = wire.connect_with(&wire.config("eve")).await {
+        if let Ok((third, _)) = wire.connect_with(&wire.client("eve")).await {
             assert_eq!(simple(&third, "SELECT 1").await, "1");
             break;
         }
@@ -32,10 +32,10 @@ async fn one_connection_too_many_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_statements_and_long_answers_are_refused() {
-    let wire = Wire::start(Options {
-        statement_bytes_max: 1_000,
-        result_bytes_max: 10_000,
-        ..options()
+    let wire = Wire::start(ServeConfig {
+        max_statement_bytes: 1_000,
+        max_result_bytes: Some(10_000),
+        ..config()
     })
     .await;
     let (client, _) = wire.connect("ann").await;
@@ -52,10 +52,10 @@ async fn long_statements_and_long_answers_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_clients_are_sent_away() {
-    let wire = Wire::start(Options {
-        idle: Duration::from_millis(100),
-        startup: Duration::from_millis(100),
-        ..options()
+    let wire = Wire::start(ServeConfig {
+        idle_timeout: Some(Duration::from_millis(100)),
+        startup_timeout: Duration::from_millis(100),
+        ..config()
     })
     .await;
     let (_client, mut notices) = wire.connect("ann").await;
@@ -67,7 +67,7 @@ async fn silent_clients_are_sent_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_holds_nobody_up() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let mut slow = TcpStream::connect(wire.address).await.unwrap();
     let mut startup = b"\0\x03\0\0user\0slow\0\0".to_vec();
     startup.splice(0..0, (startup.len() as u32 + 4).to_be_bytes());

@@ -7,14 +7,14 @@ mod limits;
 mod stops;
 
 use safeguard::backend::local::{Local, WorkDone};
+use safeguard::config::{ServeConfig, ServeOptions};
 use safeguard::engine::Engine;
 use safeguard::server::connection::Shutdown;
 use safeguard::server::listen::Server;
-use safeguard::server::{Options, Shared};
+use safeguard::server::Shared;
 use safeguard::store::Store;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::DbError;
@@ -38,22 +38,23 @@ impl Drop for Wire {
     }
 }
 
-/// Options for a test: a free port, progress soon.
-pub(crate) fn options() -> Options {
-    Options {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        progress: Duration::from_millis(20),
-        ..Options::default()
-    }
+/// Settings for a test: a free port, progress soon.
+pub(crate) fn config() -> ServeConfig {
+    let typed = ServeOptions {
+        listen: Some("127.0.0.1:0".to_owned()),
+        progress_ms: Some(20),
+        ..ServeOptions::default()
+    };
+    ServeConfig::new(typed).unwrap()
 }
 
 impl Wire {
-    pub async fn start(options: Options) -> Wire {
+    pub async fn start(config: ServeConfig) -> Wire {
         let store = Store::ephemeral().unwrap();
         let model = Arc::new(Local::nano().unwrap());
         let backend: Arc<Local> = Arc::clone(&model);
         let engine = Engine::with_backend(store, backend).await.unwrap();
-        let shared = Arc::new(Shared::new(engine, options, None).unwrap());
+        let shared = Arc::new(Shared::new(engine, config).await.unwrap());
         let server = Server::bind(Arc::clone(&shared)).await.unwrap();
         let address = server.address();
         let shutdown = Shutdown::default();
@@ -78,7 +79,7 @@ impl Wire {
         self.model.work_done()
     }
 
-    pub fn config(&self, user: &str) -> Config {
+    pub fn client(&self, user: &str) -> Config {
         let mut config = Config::new();
         config
             .host("127.0.0.1")
@@ -89,7 +90,7 @@ impl Wire {
     }
 
     pub async fn connect(&self, user: &str) -> (Client, UnboundedReceiver<DbError>) {
-        self.connect_with(&self.config(user)).await.unwrap()
+        self.connect_with(&self.client(user)).await.unwrap()
     }
 
     pub async fn connect_with(

@@ -1,7 +1,7 @@
 //! What ends a statement, and that the model stops with it: counted in the engine's steps, not in time alone.
 
-use super::{Wire, options, simple, state};
-use safeguard::server::Options;
+use super::{Wire, config, simple, state};
+use safeguard::config::ServeConfig;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
 
@@ -20,9 +20,9 @@ enum Way {
 }
 
 async fn stopped(way: Way) {
-    let wire = Wire::start(Options {
+    let wire = Wire::start(ServeConfig {
         shutdown: Duration::ZERO,
-        ..options()
+        ..config()
     })
     .await;
     let (client, mut notices) = wire.connect("ann").await;
@@ -117,7 +117,7 @@ async fn a_server_that_stops_ends_what_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_lets_statements_end_within_its_limit() {
-    let wire = Wire::start(options()).await;
+    let wire = Wire::start(config()).await;
     let (client, mut notices) = wire.connect("ann").await;
     let (idle, _) = wire.connect("bob").await;
     let running = tokio::spawn(async move {
