@@ -60,7 +60,10 @@ impl Server {
         };
         match port {
             Ok(port) => server(port),
-            Err(_) => panic!("no line `listening on ..`:\n{}", server(String::new()).log()),
+            Err(_) => panic!(
+                "no line `listening on ..`:\n{}",
+                server(String::new()).log()
+            ),
         }
     }
 
@@ -97,10 +100,14 @@ fn starts(program: &str, argument: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// Whether clients are required, on a machine that does nothing else meanwhile.
+fn required() -> bool {
+    std::env::var_os("SAFEGUARD_CLIENTS").is_some_and(|value| value == "require")
+}
+
 /// A client that is not here: a failure where clients are required.
 fn skip(what: &str) {
-    let required = std::env::var_os("SAFEGUARD_CLIENTS").is_some_and(|value| value == "require");
-    assert!(!required, "{what} is missing; .ci/clients installs it");
+    assert!(!required(), "{what} is missing; .ci/clients installs it");
     eprintln!("skipped: {what} is not on this machine");
 }
 
@@ -141,20 +148,28 @@ fn finish(mut child: Child) -> Option<Output> {
 
 /// Runs a suite against a server of its own; every line that it prints must be `ok ..`.
 fn suite(program: &Path, before: &[&str], script: &str) {
+    // One at a time: the probes measure how soon a cancelled statement ends.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut server = Server::start();
+    let stop = if required() { "1" } else { "10" };
     let child = Command::new(program)
         .args(before)
         .arg(scripts().join(script))
         .args(["127.0.0.1", &server.port, "postgres", "postgres"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PROBE_STOP_SECONDS", stop)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let Some(output) = finish(child) else {
-        panic!("{script} did not end in {SUITE_SECONDS} s:\n{}", server.log());
+        panic!(
+            "{script} did not end in {SUITE_SECONDS} s:\n{}",
+            server.log()
+        );
     };
     let lines = String::from_utf8_lossy(&output.stdout);
     let failed: Vec<&str> = lines.lines().filter(|l| !l.starts_with("ok ")).collect();
