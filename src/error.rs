@@ -10,7 +10,7 @@ use crate::models::ModelsError;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::common::{Column, DataFusionError, SchemaError};
 use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 use safeguard_udfs::ClassifyError;
@@ -146,15 +146,12 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
         }
         DataFusionError::Configuration(message) if message.contains("not found on") => "42704",
         DataFusionError::Configuration(_) => "22023",
-        DataFusionError::SchemaError(error, _) => match error.as_ref() {
-            SchemaError::FieldNotFound { .. } => "42703",
-            SchemaError::AmbiguousReference { .. } => "42702",
-            _ => "42701",
-        },
-        DataFusionError::Plan(message) => of_plan(message),
+        DataFusionError::SchemaError(error, _) => of_missing(error),
+        DataFusionError::Plan(message) => of_words(message).unwrap_or("42000"),
         DataFusionError::ArrowError(error, _) => of_arrow(error),
-        DataFusionError::Execution(message) if message.contains("already exists") => "42P07",
-        DataFusionError::Execution(message) if message.contains("doesn't exist") => "42P01",
+        DataFusionError::Execution(message) | DataFusionError::Internal(message) => {
+            of_words(message).unwrap_or("XX000")
+        }
         DataFusionError::ResourcesExhausted(_) => "53200",
         DataFusionError::IoError(error) if error.kind() == ErrorKind::NotFound => "58P01",
         DataFusionError::IoError(_) => "58030",
@@ -211,26 +208,64 @@ fn of_classify(error: &ClassifyError) -> &'static str {
     }
 }
 
-/// DataFusion says what went wrong in planning only in words.
-fn of_plan(message: &str) -> &'static str {
-    const WORDS: [(&str, &str); 8] = [
+/// DataFusion says what went wrong in planning, and often in running, only in words.
+fn of_words(message: &str) -> Option<&'static str> {
+    const WORDS: [(&str, &str); 23] = [
         ("table '", "42P01"),
         ("nvalid function", "42883"),
         ("No function matches", "42883"),
-        ("failed to coerce", "42883"),
+        ("ailed to coerce", "42883"),
+        ("annot coerce arithmetic", "42883"),
+        ("annot infer common argument type", "42883"),
         ("already exists", "42P07"),
         ("schema '", "3F000"),
         ("No files found at", "58P01"),
         ("not a variable which can be viewed", "42704"),
+        ("GROUP BY", "42803"),
+        ("non-boolean predicate", "42804"),
+        ("nconsistent data length across values list", "42601"),
+        ("different number of columns", "42601"),
+        ("olumn count doesn't match", "42601"),
+        ("more than one row", "21000"),
+        ("LIMIT must be >= 0", "2201W"),
+        ("OFFSET must be >=0", "2201X"),
+        ("regex parse error", "2201B"),
+        ("egular expression did not compile", "2201B"),
+        ("doesn't exist", "42P01"),
+        ("verflow", "22003"),
+        ("not supported", "0A000"),
     ];
-    let found = WORDS.iter().find(|(word, _)| message.contains(word));
-    found.map_or("42000", |(_, state)| state)
+    let later = [("not yet supported", "0A000")];
+    let mut words = WORDS.iter().chain(&later);
+    let found = words.find(|(word, _)| message.contains(word));
+    found.map(|(_, state)| *state)
+}
+
+/// A column that is not there, or one of a table that the statement does not name.
+fn of_missing(error: &SchemaError) -> &'static str {
+    match error {
+        SchemaError::FieldNotFound {
+            field,
+            valid_fields,
+        } => {
+            let named = |known: &Column| known.relation == field.relation;
+            match field.relation.is_some() && !valid_fields.iter().any(named) {
+                true => "42P01",
+                false => "42703",
+            }
+        }
+        SchemaError::AmbiguousReference { .. } => "42702",
+        _ => "42701",
+    }
 }
 
 fn of_arrow(error: &ArrowError) -> &'static str {
     match error {
         ArrowError::DivideByZero => "22012",
+        ArrowError::CastError(why) if why.contains("Can't cast value") => "22003",
         ArrowError::CastError(_) => "22P02",
+        ArrowError::ParseError(why) if why.contains("Error parsing") => "22007",
+        ArrowError::ComputeError(why) => of_words(why).unwrap_or("XX000"),
         ArrowError::ParseError(_) | ArrowError::CsvError(_) | ArrowError::JsonError(_) => "22P04",
         ArrowError::ArithmeticOverflow(_) => "22003",
         ArrowError::MemoryError(_) => "53200",

@@ -55,8 +55,6 @@ pub struct Connection<S> {
 /// What a wait for a message came to.
 enum Next {
     Message(Message),
-    /// A message that cannot be read; the stream goes on.
-    Unreadable(Failure),
     /// The client went away.
     Left,
     /// The connection is to end.
@@ -74,9 +72,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let done = match self.next(&stop).await {
                 Next::Message(Message::Terminate) | Next::Left => break,
                 Next::Message(message) => self.answer(message, &stop).await,
-                Next::Unreadable(failure) => {
-                    self.session.unreadable(failure, &mut self.out).await
-                }
                 Next::Stopped(failure) => self.session.cancel_copy(failure, &mut self.out).await,
                 Next::End(failure) => Err(failure),
             };
@@ -106,8 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             match self.reader.next() {
                 Ok(Some(message)) => return Next::Message(message),
-                Err(failure) if failure.severity == Severity::Fatal => return Next::End(failure),
-                Err(failure) => return Next::Unreadable(failure),
+                Err(failure) => return Next::End(failure),
                 Ok(None) => {}
             }
             let late = async {

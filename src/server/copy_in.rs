@@ -263,6 +263,7 @@ impl Session {
                 self.copy = Some(copy);
                 return Ok(());
             }
+            Message::Broken { failure, .. } => Err(failure),
             _ => Err(Failure::new(
                 "08P01",
                 "a message that was not expected during COPY from stdin",
@@ -317,7 +318,7 @@ impl Session {
         }
         match done {
             Ok(()) => out.flush().await.map_err(|_| gone()),
-            Err(failure) => self.unreadable(failure, out).await,
+            Err(failure) => self.extended_end(failure, out).await,
         }
     }
 }

@@ -11,11 +11,17 @@ use crate::engine::{End, Ended, Running, Session};
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::{
+    RecordBatchReceiverStream, RecordBatchStreamAdapter,
+};
 use futures::StreamExt;
 use safeguard_udfs::Summary;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+/// Batches that are made ahead of the client.
+const AHEAD: usize = 1;
 
 /// What a statement may do to its client.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +85,20 @@ impl Cursor {
     /// The rows of a statement that has begun.
     pub fn new(running: Running) -> Cursor {
         let tag = running.tag;
-        let (rows, ended) = running.split();
+        let (mut made, ended) = running.split();
+        // On a task of its own: an operator that computes long without a pause must not keep a cancel request waiting.
+        let mut rows = RecordBatchReceiverStream::builder(made.schema(), AHEAD);
+        let sender = rows.tx();
+        rows.spawn(async move {
+            while let Some(batch) = made.next().await {
+                if sender.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
         Cursor {
-            rows,
+            rows: rows.build(),
             ended: Some(ended),
             batch: None,
             at: 0,
@@ -96,9 +113,7 @@ impl Cursor {
         let schema = batch.schema();
         let rows = futures::stream::iter([Ok(batch)]);
         Cursor {
-            rows: Box::pin(
-                datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows),
-            ),
+            rows: Box::pin(RecordBatchStreamAdapter::new(schema, rows)),
             ended: None,
             batch: None,
             at: 0,

@@ -65,6 +65,7 @@ impl Session {
                 }
                 out.push(Out::CloseComplete(CloseComplete::new()));
             }
+            Message::Broken { failure, .. } => return Err(failure),
             Message::TooLong { bytes, .. } => return Err(self.too_long(bytes)),
             other => {
                 return Err(Failure::fatal(

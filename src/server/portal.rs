@@ -13,7 +13,7 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
 use std::sync::Arc;
 
 /// PostgreSQL's number of the type `text`.
@@ -98,8 +98,11 @@ impl Prepared {
         let plan = session.plan(query).await;
         let plan = plan.map_err(|error| located(error, &query.sql))?;
         let mut known = plan.get_parameter_types()?;
-        for name in limits(&plan)? {
-            known.insert(name, Some(DataType::Int64));
+        for (name, wanted) in inferred(&plan)? {
+            let known = known.entry(name).or_default();
+            if known.is_none() {
+                *known = Some(wanted);
+            }
         }
         let mut count = given.len();
         for name in known.keys() {
@@ -275,23 +278,45 @@ impl Prepared {
     }
 }
 
-/// Parameters that count rows: the planner does not say so itself.
-fn limits(plan: &LogicalPlan) -> Result<Vec<String>, Failure> {
-    let mut names = Vec::new();
+/// Types of parameters that the planner does not say: what is cast, what counts rows, what is searched in.
+fn inferred(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Failure> {
+    let mut found = Vec::new();
     plan.apply_with_subqueries(|plan| {
         if let LogicalPlan::Limit(limit) = plan {
             for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
                 count.apply(|expr| {
                     if let Expr::Placeholder(placeholder) = expr {
-                        names.push(placeholder.id.clone());
+                        found.push((placeholder.id.clone(), DataType::Int64));
                     }
                     Ok(TreeNodeRecursion::Continue)
                 })?;
             }
         }
-        Ok(TreeNodeRecursion::Continue)
+        let inputs = plan.inputs();
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                match expr {
+                    Expr::Cast(Cast { expr, field }) => {
+                        if let Expr::Placeholder(placeholder) = expr.as_ref() {
+                            found.push((placeholder.id.clone(), field.data_type().clone()));
+                        }
+                    }
+                    Expr::ScalarFunction(call) if call.name() == "array_has" => {
+                        if let [Expr::Placeholder(placeholder), item] = call.args.as_slice() {
+                            let types = inputs.iter().map(|input| item.get_type(input.schema()));
+                            if let Some(item) = types.flatten().next() {
+                                let list = DataType::new_list(item, true);
+                                found.push((placeholder.id.clone(), list));
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
     })?;
-    Ok(names)
+    Ok(found)
 }
 
 /// Whether a plan's rows are the client's.

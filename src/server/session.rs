@@ -117,6 +117,10 @@ impl Session {
                 let failure = self.too_long(bytes);
                 self.simple_end(Err(failure), out).await
             }
+            Message::Broken {
+                kind: b'Q',
+                failure,
+            } => self.simple_end(Err(failure), out).await,
             Message::FunctionCall => {
                 let why = "the function call protocol is not supported";
                 let failure = Failure::new("0A000", why).with_hint("SELECT function(..)");
@@ -139,21 +143,6 @@ impl Session {
                 Err(failure) => self.extended_end(failure, out).await,
                 Ok(()) => Ok(()),
             },
-        }
-    }
-
-    /// A message that cannot be read, in the stream's order.
-    ///
-    /// # Errors
-    /// As [`Session::handle`].
-    pub async fn unreadable<W: AsyncWrite + Unpin>(
-        &mut self,
-        failure: Failure,
-        out: &mut Outbox<W>,
-    ) -> Result<(), Failure> {
-        match self.skipping {
-            true => Ok(()),
-            false => self.extended_end(failure, out).await,
         }
     }
 
@@ -216,7 +205,7 @@ impl Session {
         out.flush().await.map_err(|_| gone())
     }
 
-    async fn extended_end<W: AsyncWrite + Unpin>(
+    pub(super) async fn extended_end<W: AsyncWrite + Unpin>(
         &mut self,
         failure: Failure,
         out: &mut Outbox<W>,

@@ -209,6 +209,13 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
     if keyword(0) == Keyword::COPY && depth_zero(&[Keyword::STDIN, Keyword::STDOUT]) {
         return copy_statement(sql).map(Some);
     }
+    if keyword(0) == Keyword::COPY && depth_zero(&[Keyword::FROM, Keyword::PROGRAM]) {
+        let what = if depth_zero(&[Keyword::PROGRAM]) { "a program" } else { "a file of the server" };
+        return Err(
+            Failure::new("0A000", format!("COPY with {what} is not supported"))
+                .with_hint("COPY .. FROM STDIN, psql's \\copy, or CREATE EXTERNAL TABLE"),
+        );
+    }
     if word(0) == "move" {
         let at = sql.to_lowercase().find("move").unwrap_or(0);
         let fetch = format!("{}FETCH{}", &sql[..at], &sql[at + 4..]);
@@ -414,7 +421,10 @@ fn declare(sql: &str, declares: Vec<ast::Declare>) -> Result<Kind, Failure> {
 /// Rows that a FETCH asks for; `None` for all.
 fn forward(direction: &FetchDirection) -> Result<Option<usize>, Failure> {
     let count = |limit: &ValueWithSpan| match &limit.value {
-        Value::Number(digits, _) => digits.parse().map_err(|_| backward()),
+        Value::Number(digits, _) => match digits.parse() {
+            Ok(0) | Err(_) => Err(backward()),
+            Ok(rows) => Ok(rows),
+        },
         _ => Err(backward()),
     };
     Ok(match direction {

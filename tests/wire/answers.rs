@@ -191,6 +191,8 @@ async fn cursors_and_portals_give_rows_in_parts() {
             ("MOVE 3 IN c; FETCH NEXT FROM c", "6"),
             ("FETCH ALL FROM c", "7;8;9"),
             ("FETCH c", ""),
+            ("FETCH 0 FROM c", "55000 cursor can only scan forward"),
+            ("ROLLBACK; BEGIN; DECLARE c CURSOR FOR SELECT 1", ""),
             ("FETCH BACKWARD 1 FROM c", "55000 cursor can only scan forward"),
             ("ROLLBACK", ""),
             ("BEGIN; CLOSE c", "34000 cursor \"c\" does not exist"),
