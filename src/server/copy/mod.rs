@@ -3,10 +3,22 @@
 //! Takes the options of a COPY statement and a schema; gives CopyData messages, or record batches from bytes cut
 //! anywhere. Knows no socket, table or plan.
 
+mod fields;
+mod fill;
+mod lines;
 mod options;
+mod parse;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
-pub use options::{Direction, Format, Header, Names, Options};
+pub use options::{Choice, Direction, Format, Header, Names, Options};
 pub use read::Reader;
 pub use write::Writer;
+
+/// The overall format, 0 text or 1 binary, and each column's.
+fn column_format(format: Format, columns: usize) -> (i8, Vec<i16>) {
+    let code = i8::from(format == Format::Binary);
+    (code, vec![i16::from(code); columns])
+}

@@ -1,7 +1,9 @@
 //! The options of COPY, with PostgreSQL's defaults and checks.
+//!
+//! Statements become a list of [`Choice`]s, whoever parsed them; [`Options::of`] holds every rule.
 
 use crate::server::failure::Failure;
-use sqlparser::ast::{CopyLegacyOption, CopyOption};
+use sqlparser::ast::{CopyLegacyCsvOption, CopyLegacyOption, CopyOption, Ident};
 
 /// Which way the rows go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,60 @@ pub enum Names {
     All,
 }
 
+impl Names {
+    /// Which of `columns`, of a table or of a query, are meant.
+    ///
+    /// # Errors
+    /// 42703 for a name that is not among them.
+    pub(super) fn among(
+        &self,
+        columns: &[&str],
+        table: Option<&str>,
+    ) -> Result<Vec<bool>, Failure> {
+        let Names::Some(names) = self else {
+            return Ok(vec![true; columns.len()]);
+        };
+        if let Some(name) = names.iter().find(|name| !columns.contains(&name.as_str())) {
+            let of = table.map_or(String::new(), |table| format!(" of relation \"{table}\""));
+            let message = format!("column \"{name}\"{of} does not exist");
+            return Err(Failure::new("42703", message));
+        }
+        let chosen = |column: &&str| names.iter().any(|name| name == column);
+        Ok(columns.iter().map(chosen).collect())
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Names::Some(Vec::new())
+    }
+}
+
+/// One option as the statement has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// FORMAT name
+    Format(String),
+    /// FREEZE: accepted, nothing to do.
+    Freeze(bool),
+    /// DELIMITER 'c'
+    Delimiter(String),
+    /// NULL 'text'
+    Null(String),
+    /// HEADER [ boolean | MATCH ]
+    Header(Header),
+    /// QUOTE 'c'
+    Quote(String),
+    /// ESCAPE 'c'
+    Escape(String),
+    /// FORCE_QUOTE ( column [, ..] ) | *
+    ForceQuote(Names),
+    /// FORCE_NOT_NULL ( column [, ..] )
+    ForceNotNull(Names),
+    /// FORCE_NULL ( column [, ..] )
+    ForceNull(Names),
+    /// ENCODING 'name'
+    Encoding(String),
+}
+
 /// How one COPY spells its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -66,6 +122,86 @@ pub struct Options {
     pub force_null: Names,
 }
 
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new("22023", message)
+}
+
+fn unsupported(message: impl Into<String>) -> Failure {
+    Failure::new("0A000", message)
+}
+
+fn misplaced(message: impl Into<String>) -> Failure {
+    Failure::new("42601", message)
+}
+
+/// Sets what may be set once.
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Failure> {
+    match slot.replace(value) {
+        Some(_) => Err(misplaced("conflicting or redundant options")),
+        None => Ok(()),
+    }
+}
+
+/// The one byte of an option.
+fn byte(name: &str, text: &str) -> Result<u8, Failure> {
+    match text.as_bytes() {
+        [byte] => Ok(*byte),
+        _ => Err(unsupported(format!(
+            "COPY {name} must be a single one-byte character"
+        ))),
+    }
+}
+
+/// Options as they were given.
+#[derive(Default)]
+struct Given {
+    format: Option<Format>,
+    freeze: Option<bool>,
+    delimiter: Option<String>,
+    null: Option<String>,
+    header: Option<Header>,
+    quote: Option<String>,
+    escape: Option<String>,
+    force_quote: Option<Names>,
+    force_not_null: Option<Names>,
+    force_null: Option<Names>,
+    encoding: Option<String>,
+}
+
+impl Given {
+    fn take(&mut self, choice: Choice) -> Result<(), Failure> {
+        match choice {
+            Choice::Format(name) => {
+                let format = match name.as_str() {
+                    "text" => Format::Text,
+                    "csv" => Format::Csv,
+                    "binary" => Format::Binary,
+                    _ => return Err(invalid(format!("COPY format \"{name}\" not recognized"))),
+                };
+                once(&mut self.format, format)
+            }
+            Choice::Freeze(freeze) => once(&mut self.freeze, freeze),
+            Choice::Delimiter(text) => once(&mut self.delimiter, text),
+            Choice::Null(text) => once(&mut self.null, text),
+            Choice::Header(header) => once(&mut self.header, header),
+            Choice::Quote(text) => once(&mut self.quote, text),
+            Choice::Escape(text) => once(&mut self.escape, text),
+            Choice::ForceQuote(names) => once(&mut self.force_quote, names),
+            Choice::ForceNotNull(names) => once(&mut self.force_not_null, names),
+            Choice::ForceNull(names) => once(&mut self.force_null, names),
+            Choice::Encoding(name) => {
+                let known = ["utf8", "utf-8", "unicode"];
+                if !known.iter().any(|utf8| name.eq_ignore_ascii_case(utf8)) {
+                    return Err(unsupported(format!(
+                        "COPY encoding \"{name}\" is not supported, only UTF8 is"
+                    )));
+                }
+                once(&mut self.encoding, name)
+            }
+        }
+    }
+}
+
 impl Options {
     /// PostgreSQL's defaults for a format.
     pub fn new(format: Format) -> Options {
@@ -83,16 +219,188 @@ impl Options {
         }
     }
 
-    /// From a parsed COPY statement.
+    /// From what sqlparser makes of a COPY statement. It knows neither `HEADER MATCH` nor `FORCE_QUOTE *`:
+    /// [`Options::parse`] does.
     ///
     /// # Errors
-    /// PostgreSQL's: 42601, 22023 and 0A000.
+    /// As [`Options::of`]; 42601 for legacy options that are another database's.
     pub fn from_sql(
         options: &[CopyOption],
         legacy: &[CopyLegacyOption],
         direction: Direction,
     ) -> Result<Options, Failure> {
-        let _ = (options, legacy, direction);
-        Ok(Options::new(Format::Text))
+        let names = |columns: &[Ident]| {
+            Names::Some(columns.iter().map(|column| column.value.clone()).collect())
+        };
+        let mut choices = Vec::new();
+        for option in options {
+            choices.push(match option {
+                CopyOption::Format(name) => Choice::Format(match name.quote_style {
+                    Some(_) => name.value.clone(),
+                    None => name.value.to_ascii_lowercase(),
+                }),
+                CopyOption::Freeze(freeze) => Choice::Freeze(*freeze),
+                CopyOption::Delimiter(delimiter) => Choice::Delimiter(delimiter.to_string()),
+                CopyOption::Null(text) => Choice::Null(text.clone()),
+                CopyOption::Header(true) => Choice::Header(Header::Line),
+                CopyOption::Header(false) => Choice::Header(Header::None),
+                CopyOption::Quote(quote) => Choice::Quote(quote.to_string()),
+                CopyOption::Escape(escape) => Choice::Escape(escape.to_string()),
+                CopyOption::ForceQuote(columns) => Choice::ForceQuote(names(columns)),
+                CopyOption::ForceNotNull(columns) => Choice::ForceNotNull(names(columns)),
+                CopyOption::ForceNull(columns) => Choice::ForceNull(names(columns)),
+                CopyOption::Encoding(name) => Choice::Encoding(name.clone()),
+            });
+        }
+        for option in legacy {
+            match option {
+                CopyLegacyOption::Binary => choices.push(Choice::Format("binary".to_owned())),
+                CopyLegacyOption::Delimiter(delimiter) => {
+                    choices.push(Choice::Delimiter(delimiter.to_string()));
+                }
+                CopyLegacyOption::Null(text) => choices.push(Choice::Null(text.clone())),
+                CopyLegacyOption::Header => choices.push(Choice::Header(Header::Line)),
+                CopyLegacyOption::Csv(parts) => {
+                    choices.push(Choice::Format("csv".to_owned()));
+                    choices.extend(parts.iter().map(|part| match part {
+                        CopyLegacyCsvOption::Header => Choice::Header(Header::Line),
+                        CopyLegacyCsvOption::Quote(quote) => Choice::Quote(quote.to_string()),
+                        CopyLegacyCsvOption::Escape(escape) => Choice::Escape(escape.to_string()),
+                        CopyLegacyCsvOption::ForceQuote(columns) => {
+                            Choice::ForceQuote(names(columns))
+                        }
+                        CopyLegacyCsvOption::ForceNotNull(columns) => {
+                            Choice::ForceNotNull(names(columns))
+                        }
+                    }));
+                }
+                other => return Err(misplaced(format!("option \"{other}\" not recognized"))),
+            }
+        }
+        Options::of(choices, direction)
+    }
+
+    /// From a statement's choices.
+    ///
+    /// # Errors
+    /// PostgreSQL's, in its words: 42601 for options that exclude one another, 22023 for values that cannot be, 0A000
+    /// for what the format does not have.
+    pub fn of(choices: Vec<Choice>, direction: Direction) -> Result<Options, Failure> {
+        let mut given = Given::default();
+        for choice in choices {
+            given.take(choice)?;
+        }
+        let mut options = Options::new(given.format.unwrap_or(Format::Text));
+        let binary = options.format == Format::Binary;
+        if binary && given.delimiter.is_some() {
+            return Err(misplaced("cannot specify DELIMITER in BINARY mode"));
+        }
+        if binary && given.null.is_some() {
+            return Err(misplaced("cannot specify NULL in BINARY mode"));
+        }
+        if let Some(delimiter) = &given.delimiter {
+            options.delimiter = byte("delimiter", delimiter)?;
+        }
+        options.null = given.null.clone().unwrap_or(options.null);
+        options.header = given.header.unwrap_or(Header::None);
+        options.check_lines(direction)?;
+        options.take_csv(given, direction)?;
+        Ok(options)
+    }
+
+    /// What holds of delimiter, null string and header in every format.
+    fn check_lines(&self, direction: Direction) -> Result<(), Failure> {
+        let delimiter = char::from(self.delimiter);
+        if matches!(delimiter, '\r' | '\n') {
+            return Err(invalid(
+                "COPY delimiter cannot be newline or carriage return",
+            ));
+        }
+        if self.null.contains(['\r', '\n']) {
+            return Err(invalid(
+                "COPY null representation cannot use newline or carriage return",
+            ));
+        }
+        // What a backslash gives a meaning to cannot end a field.
+        let meant = delimiter.is_ascii_lowercase() || delimiter.is_ascii_digit();
+        if self.format != Format::Csv && (meant || matches!(delimiter, '\\' | '.')) {
+            return Err(invalid(format!("COPY delimiter cannot be \"{delimiter}\"")));
+        }
+        if self.format == Format::Binary && self.header != Header::None {
+            return Err(unsupported("cannot specify HEADER in BINARY mode"));
+        }
+        if self.header == Header::Match && direction == Direction::To {
+            return Err(unsupported("cannot use \"match\" with HEADER in COPY TO"));
+        }
+        Ok(())
+    }
+
+    /// What only csv has.
+    fn take_csv(&mut self, given: Given, direction: Direction) -> Result<(), Failure> {
+        let csv = self.format == Format::Csv;
+        let only = |what: &str| unsupported(format!("COPY {what} available only in CSV mode"));
+        if let Some(quote) = &given.quote {
+            if !csv {
+                return Err(only("quote"));
+            }
+            self.quote = byte("quote", quote)?;
+            self.escape = self.quote;
+        }
+        if csv && self.delimiter == self.quote {
+            return Err(invalid("COPY delimiter and quote must be different"));
+        }
+        if let Some(escape) = &given.escape {
+            if !csv {
+                return Err(only("escape"));
+            }
+            self.escape = byte("escape", escape)?;
+        }
+        let forced = [
+            (
+                given.force_quote,
+                &mut self.force_quote,
+                "force quote",
+                Direction::To,
+            ),
+            (
+                given.force_not_null,
+                &mut self.force_not_null,
+                "force not null",
+                Direction::From,
+            ),
+            (
+                given.force_null,
+                &mut self.force_null,
+                "force null",
+                Direction::From,
+            ),
+        ];
+        for (names, slot, what, way) in forced {
+            let Some(names) = names.filter(|names| !names.is_none()) else {
+                continue;
+            };
+            if !csv {
+                return Err(only(what));
+            }
+            if direction != way {
+                let way = if way == Direction::To { "TO" } else { "FROM" };
+                return Err(unsupported(format!(
+                    "COPY {what} only available using COPY {way}"
+                )));
+            }
+            *slot = names;
+        }
+        let delimiter = char::from(self.delimiter);
+        if self.format != Format::Binary && self.null.contains(delimiter) {
+            return Err(unsupported(
+                "COPY delimiter must not appear in the NULL specification",
+            ));
+        }
+        if csv && self.null.contains(char::from(self.quote)) {
+            return Err(unsupported(
+                "CSV quote character must not appear in the NULL specification",
+            ));
+        }
+        Ok(())
     }
 }

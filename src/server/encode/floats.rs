@@ -1,11 +1,13 @@
 //! Floats as PostgreSQL prints them: the shortest digits that read back, with an exponent only where it is long.
 //!
-//! Rust finds the same digits but for one case: it may choose a decimal that lies exactly between two floats (and reads
-//! back to the even one), PostgreSQL never does. Such decimals are found exactly and given another digit.
+//! Rust finds the same digits but for two cases, which are found exactly: it may choose a decimal that lies in the middle
+//! between two floats (and reads back to the even one), PostgreSQL never does; and of two decimals equally near it takes
+//! the greater, PostgreSQL the even one.
 
 use super::digits::put_i64;
 use bytes::{BufMut, BytesMut};
-use std::fmt::Write;
+use std::fmt::{LowerExp, Write};
+use std::str::FromStr;
 
 /// The longest `{:e}` of a float: 17 digits, sign, point, exponent.
 const TEXT_MAX: usize = 32;
@@ -68,22 +70,6 @@ impl Shortest {
         found
     }
 
-    /// Whether it is the exact middle of the float `mantissa` * 2^`power` and one of its neighbours.
-    fn is_middle(&self, mantissa: u64, power: i32) -> bool {
-        let digits = self.digits[..self.len].iter();
-        let value = digits.fold(0_u64, |value, digit| value * 10 + u64::from(digit - b'0'));
-        let tens = self.exponent - (self.len as i32 - 1);
-        let middles = [
-            (2 * mantissa + 1, power - 1),
-            (2 * mantissa - 1, power - 1),
-            // Below a power of two the neighbour is half as far.
-            (4 * mantissa - 1, power - 2),
-        ];
-        middles
-            .iter()
-            .any(|(odd, twos)| equal(value, tens, *odd, *twos))
-    }
-
     /// Appends it, with an exponent from 10^`limit` on and below 10^-4.
     fn put(&self, limit: i32, out: &mut BytesMut) {
         let digits = &self.digits[..self.len];
@@ -132,6 +118,72 @@ fn equal(value: u64, tens: i32, odd: u64, twos: i32) -> bool {
     left == right && shift as i32 + tens == twos
 }
 
+/// A positive float taken apart: `mantissa` * 2^`power`.
+struct Parts {
+    mantissa: u64,
+    power: i32,
+    /// The neighbour below is half as far as the one above.
+    narrow: bool,
+}
+
+impl Parts {
+    /// From the bits of a float whose fraction has `fraction` of them; `bias` is that of its power.
+    fn of(bits: u64, fraction: u32, bias: i32) -> Parts {
+        let hidden = 1 << fraction;
+        let (low, biased) = (bits & (hidden - 1), (bits >> fraction) as i32);
+        Parts {
+            mantissa: if biased == 0 { low } else { low | hidden },
+            power: biased.max(1) - bias,
+            narrow: low == 0 && biased > 1,
+        }
+    }
+
+    /// Whether a decimal lies exactly between this float and one of its neighbours.
+    fn is_middle(&self, decimal: &Shortest) -> bool {
+        let digits = decimal.digits[..decimal.len].iter();
+        let value = digits.fold(0_u64, |value, digit| value * 10 + u64::from(digit - b'0'));
+        let tens = decimal.exponent - (decimal.len as i32 - 1);
+        let below = match self.narrow {
+            true => (4 * self.mantissa - 1, self.power - 2),
+            false => (2 * self.mantissa - 1, self.power - 1),
+        };
+        let above = (2 * self.mantissa + 1, self.power - 1);
+        [below, above]
+            .iter()
+            .any(|(odd, twos)| equal(value, tens, *odd, *twos))
+    }
+
+    /// Whether all of its digits are so few that two decimals of one digit less can be equally near.
+    fn is_short(&self, exponent: i32) -> bool {
+        let twos = self.power + self.mantissa.trailing_zeros() as i32;
+        twos >= 0 || exponent + 1 - twos <= 18
+    }
+}
+
+/// The digits that PostgreSQL chooses for `value`, which needs at most `most`.
+fn shortest<F>(value: F, parts: &Parts, most: usize) -> Shortest
+where
+    F: Copy + PartialEq + LowerExp + FromStr,
+{
+    let found = Shortest::parse(Text::of(format_args!("{value:e}")).as_str());
+    let middle = parts.mantissa % 2 == 0 && parts.is_middle(&found);
+    if !middle && !parts.is_short(found.exponent) {
+        return found;
+    }
+    // With a given number of digits Rust rounds to even, too.
+    let last = if middle { most } else { found.len };
+    for digits in found.len..=last {
+        let behind = digits - 1;
+        let text = Text::of(format_args!("{value:.behind$e}"));
+        let next = Shortest::parse(text.as_str());
+        let same = text.as_str().parse().is_ok_and(|back: F| back == value);
+        if same && !parts.is_middle(&next) {
+            return next;
+        }
+    }
+    found
+}
+
 /// Appends a double.
 pub fn put_f64(value: f64, out: &mut BytesMut) {
     if put_special(value, out) {
@@ -141,28 +193,12 @@ pub fn put_f64(value: f64, out: &mut BytesMut) {
     if value.abs() < 1e15 && value.trunc() == value {
         return put_i64(value as i64, out);
     }
-    let magnitude = value.abs();
     if value < 0.0 {
         out.put_u8(b'-');
     }
-    let mut shortest = Shortest::parse(Text::of(format_args!("{magnitude:e}")).as_str());
-    let bits = magnitude.to_bits();
-    let (fraction, biased) = (bits & ((1 << 52) - 1), (bits >> 52) as i32);
-    let (mantissa, power) = match biased {
-        0 => (fraction, -1074),
-        _ => (fraction | (1 << 52), biased - 1075),
-    };
-    if mantissa % 2 == 0 && shortest.is_middle(mantissa, power) {
-        for more in shortest.len..=17 {
-            let longer = Text::of(format_args!("{magnitude:.more$e}"));
-            let next = Shortest::parse(longer.as_str());
-            if longer.as_str().parse() == Ok(magnitude) && !next.is_middle(mantissa, power) {
-                shortest = next;
-                break;
-            }
-        }
-    }
-    shortest.put(15, out);
+    let value = value.abs();
+    let parts = Parts::of(value.to_bits(), 52, 1_075);
+    shortest(value, &parts, 17).put(15, out);
 }
 
 /// Appends a single.
@@ -173,29 +209,12 @@ pub fn put_f32(value: f32, out: &mut BytesMut) {
     if value.abs() < 1e6 && value.trunc() == value {
         return put_i64(value as i64, out);
     }
-    let magnitude = value.abs();
     if value < 0.0 {
         out.put_u8(b'-');
     }
-    let mut shortest = Shortest::parse(Text::of(format_args!("{magnitude:e}")).as_str());
-    let bits = magnitude.to_bits();
-    let (fraction, biased) = (bits & ((1 << 23) - 1), (bits >> 23) as i32);
-    let (mantissa, power) = match biased {
-        0 => (fraction, -149),
-        _ => (fraction | (1 << 23), biased - 150),
-    };
-    let mantissa = u64::from(mantissa);
-    if mantissa % 2 == 0 && shortest.is_middle(mantissa, power) {
-        for more in shortest.len..=9 {
-            let longer = Text::of(format_args!("{magnitude:.more$e}"));
-            let next = Shortest::parse(longer.as_str());
-            if longer.as_str().parse() == Ok(magnitude) && !next.is_middle(mantissa, power) {
-                shortest = next;
-                break;
-            }
-        }
-    }
-    shortest.put(6, out);
+    let value = value.abs();
+    let parts = Parts::of(u64::from(value.to_bits()), 23, 150);
+    shortest(value, &parts, 9).put(6, out);
 }
 
 /// Appends what is not a number, or the zeros.

@@ -78,19 +78,46 @@ fn letter(byte: u8) -> Option<u8> {
     }
 }
 
+/// Bytes that a field of COPY must not hold as they are.
+pub type Special = [bool; 256];
+
+/// What COPY's text format escapes: backslashes, delimiters and control characters that have a letter.
+pub fn special_in_text(delimiter: u8) -> Special {
+    let mut special = [false; 256];
+    for byte in 0..=u8::MAX {
+        let found = byte == b'\\' || byte == delimiter || letter(byte).is_some();
+        special[usize::from(byte)] = found;
+    }
+    special
+}
+
+/// What makes a csv field need quotes.
+pub fn special_in_csv(delimiter: u8, quote: u8) -> Special {
+    let mut special = [false; 256];
+    for byte in [delimiter, quote, b'\n', b'\r'] {
+        special[usize::from(byte)] = true;
+    }
+    special
+}
+
+/// Whether `out[start..]` holds a special byte.
+pub fn has_special(start: usize, special: &Special, out: &BytesMut) -> bool {
+    out[start..].iter().any(|byte| special[usize::from(*byte)])
+}
+
 /// Escapes the field of COPY's text format in `out[start..]` where it must be.
-pub fn copy_text(start: usize, delimiter: u8, out: &mut BytesMut) {
-    let special = |b: u8| b == b'\\' || b == delimiter || letter(b).is_some();
-    // Control characters, the backslash and the delimiter: one pass, almost always without a hit.
-    if out[start..].iter().any(|b| special(*b)) {
-        rewrite(start, None, |b| special(b).then_some(b'\\'), out);
-        let mut at = start;
-        while at < out.len() {
-            if out[at] == b'\\' {
-                at += 1;
-                out[at] = letter(out[at]).unwrap_or(out[at]);
-            }
+pub fn copy_text(start: usize, special: &Special, out: &mut BytesMut) {
+    if !has_special(start, special, out) {
+        return;
+    }
+    let before = |byte: u8| special[usize::from(byte)].then_some(b'\\');
+    rewrite(start, None, before, out);
+    let mut at = start;
+    while at < out.len() {
+        if out[at] == b'\\' {
             at += 1;
+            out[at] = letter(out[at]).unwrap_or(out[at]);
         }
+        at += 1;
     }
 }

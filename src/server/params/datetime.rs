@@ -7,8 +7,8 @@ use super::{Failure, shortened};
 use crate::server::encode::Zone;
 use crate::server::encode::datetime::{DAY, MICROS, day_of};
 
-/// The last year of a timestamp; the microseconds of the next do not fit.
-const YEAR_MAX: i64 = 294_276;
+/// The last year all of whose microseconds since 1970 fit; PostgreSQL counts from 2000 and has thirty more.
+const YEAR_MAX: i64 = 294_246;
 /// The first: 4714 BC.
 const YEAR_MIN: i64 = -4_713;
 /// The farthest that a clock may be from Greenwich, in seconds.
@@ -23,6 +23,8 @@ pub enum Flaw {
     Range,
     /// The time zone is unknown.
     Zone,
+    /// It is farther from Greenwich than any.
+    Offset,
 }
 
 impl Flaw {
@@ -34,6 +36,10 @@ impl Flaw {
             Flaw::Range => Failure::new(
                 "22008",
                 format!("date/time field value out of range: \"{text}\""),
+            ),
+            Flaw::Offset => Failure::new(
+                "22009",
+                format!("time zone displacement out of range: \"{text}\""),
             ),
             Flaw::Zone => Failure::new("22023", format!("time zone not recognized in \"{text}\"")),
         }
@@ -204,7 +210,7 @@ impl Moment {
             return Err(Flaw::Syntax);
         }
         if offset >= OFFSET_MAX {
-            return Err(Flaw::Range);
+            return Err(Flaw::Offset);
         }
         self.set_zone(Where::Offset(sign * offset))
     }

@@ -64,7 +64,7 @@ impl Parts {
 /// The interval that `text` spells.
 ///
 /// # Errors
-/// 22007 for what is none, 22008 out of range.
+/// 22007 for what is none, 22015 out of range.
 pub fn parse(text: &str) -> Result<IntervalMonthDayNano, Failure> {
     let trimmed = text.trim_matches(is_space);
     let parts = match trimmed.strip_prefix(['P', 'p']) {
@@ -82,7 +82,7 @@ pub fn parse(text: &str) -> Result<IntervalMonthDayNano, Failure> {
     interval().ok_or_else(|| {
         let text = shortened(text);
         Failure::new(
-            "22008",
+            "22015",
             format!("interval field value out of range: \"{text}\""),
         )
     })
@@ -153,13 +153,31 @@ fn words(text: &str) -> Option<Parts> {
             ("", None) => "s",
             ("", Some(next)) if next.contains(':') => "d",
             ("", Some(_)) => words.next()?,
-            (unit, _) => unit,
+            (units, _) => {
+                joined(value, units, &mut parts)?;
+                continue;
+            }
         };
         if !parts.add(value, &unit.to_ascii_lowercase()) {
             return None;
         }
     }
     Some(parts)
+}
+
+/// Adds `value` of the unit that `text` begins with, and what follows it without a space: `1h30m`.
+fn joined(mut value: i128, mut text: &str, parts: &mut Parts) -> Option<()> {
+    loop {
+        let end = text.find(|c: char| !c.is_ascii_alphabetic());
+        let (unit, rest) = text.split_at(end.unwrap_or(text.len()));
+        if !parts.add(value, &unit.to_ascii_lowercase()) {
+            return None;
+        }
+        if rest.is_empty() {
+            return Some(());
+        }
+        (value, text) = amount(rest)?;
+    }
 }
 
 /// Microseconds of `-04:05:06.789`; hours have no limit.

@@ -11,7 +11,7 @@ mod interval;
 mod numeric;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 
 use super::encode::{Form, Zone, pg_type, types};
 use super::failure::Failure;

@@ -55,7 +55,11 @@ impl Numeric {
         }
         let (mantissa, exponent) = match body.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => {
-                let exponent: i32 = exponent.parse().map_err(|_| wrong())?;
+                let exponent = super::text::integer::<i32>(exponent, "numeric");
+                let exponent = exponent.map_err(|failure| match failure.sqlstate {
+                    "22003" => overflow(),
+                    _ => wrong(),
+                })?;
                 (mantissa, exponent)
             }
             None => (body, 0),
