@@ -14,3 +14,5 @@ mod recovery;
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// Who may log in, by the command line.
+mod users;
