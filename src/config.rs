@@ -115,7 +115,7 @@ pub const PROGRESS_NOTICE_MS: u64 = 5_000;
 pub const TLS_CHECK_SECONDS: u64 = 5;
 /// Rounds of hashing behind a password: PostgreSQL's number, and the least that RFC 7677 allows.
 pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(4_096).expect("bug: it is not zero");
-/// More rounds would keep a client busy for seconds.
+/// Rounds of a verifier that is believed; more would keep a client busy for seconds.
 pub const SCRAM_ITERATIONS_MAX: u32 = 10_000_000;
 /// Bytes of a new password's salt.
 pub const SCRAM_SALT_BYTES: usize = 16;

@@ -16,5 +16,7 @@ mod recovery;
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// Who may log in, by the command line.
+mod users;
 /// The server over its wire.
 mod wire;

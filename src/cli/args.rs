@@ -2,6 +2,10 @@
 //!
 //! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
 
+mod server;
+
+pub(super) use server::{PasswordFrom, Serve, User};
+
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,12 +33,10 @@ pub(super) enum Command {
     /// Exit code: 0 when every statement succeeded, 1 when one failed, 2 when called wrongly, 130 when interrupted.
     Sql(Sql),
     /// Serve the PostgreSQL protocol
-    Serve {
-        #[arg(long, default_value = "127.0.0.1:5433")]
-        listen: std::net::SocketAddr,
-        #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
-        data_dir: PathBuf,
-    },
+    Serve(Serve),
+    /// Say who may log in to the server; works beside a running one
+    #[command(subcommand)]
+    User(User),
     /// Work on policy files
     #[command(subcommand)]
     Policy(Policy),
@@ -87,6 +89,11 @@ pub(super) struct ModelsDir {
 }
 
 impl ModelsDir {
+    /// As typed.
+    fn said(self) -> Option<PathBuf> {
+        self.dir
+    }
+
     /// As typed, or what the environment says.
     pub fn get(self) -> PathBuf {
         self.dir.unwrap_or_else(crate::config::models_dir)

@@ -3,7 +3,7 @@
 //! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
 //! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
 //! results with `table` and `value`; `models` does what concerns model folders. Knows the engine's sessions, the
-//! policies' lint and the models, and decides nothing about any of them.
+//! policies' lint, the models and the server's users, and decides nothing about any of them.
 
 mod args;
 mod interrupt;
@@ -12,8 +12,10 @@ mod output;
 mod progress;
 mod prompt;
 mod script;
+mod serve;
 mod shell;
 mod table;
+mod users;
 mod value;
 
 use crate::config::{self, Config, POLICY_BYTES_MAX};
@@ -46,12 +48,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match args.command {
         Command::Sql(args) => sql(args).await,
-        Command::Serve { listen, data_dir } => {
-            let options = crate::config::ServeOptions { listen: Some(listen.to_string()), data_dir: Some(data_dir), ..Default::default() };
-            let config = crate::config::ServeConfig::new(options).expect("config");
-            crate::server::serve(config, say).await.expect("serve");
-            ExitCode::SUCCESS
-        }
+        Command::Serve(args) => serve::run(args),
+        Command::User(command) => users::run(command).await,
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
         Command::Model(command) => models::run(command),
     }

@@ -5,14 +5,12 @@
 //! are any is asked of the finished settings.
 
 use super::{
-    Config, ConfigError, PROGRESS_NOTICE_MS, RESULT_BYTES_MAX, SCRAM_ITERATIONS,
-    SCRAM_ITERATIONS_MAX, SERVER_CONNECTIONS_MAX, SERVER_LISTEN, SERVER_SHUTDOWN_MS,
-    SERVER_STARTUP_MS, STATEMENT_BYTES_MAX, models_dir,
+    Config, ConfigError, PROGRESS_NOTICE_MS, RESULT_BYTES_MAX, SERVER_CONNECTIONS_MAX,
+    SERVER_LISTEN, SERVER_SHUTDOWN_MS, SERVER_STARTUP_MS, STATEMENT_BYTES_MAX, models_dir,
 };
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -118,8 +116,6 @@ options! {
     shutdown_ms: u64,
     /// Milliseconds between two notices about a statement's progress; 0 for none.
     progress_ms: u64,
-    /// Rounds of hashing behind a new password.
-    scram_iterations: u32,
 }
 
 /// Two PEM files.
@@ -166,8 +162,6 @@ pub struct ServeConfig {
     pub shutdown: Duration,
     /// Between two notices about a statement's progress.
     pub progress: Option<Duration>,
-    /// Rounds of hashing of a password; what a client of an unknown user is told.
-    pub scram_iterations: NonZeroU32,
 }
 
 impl ServeOptions {
@@ -260,7 +254,6 @@ impl ServeConfig {
                 .ok_or_else(|| ConfigError("startup_timeout_ms is 0, less than 1".to_owned()))?,
             shutdown: Duration::from_millis(options.shutdown_ms.unwrap_or(SERVER_SHUTDOWN_MS)),
             progress: limit(options.progress_ms, PROGRESS_NOTICE_MS),
-            scram_iterations: iterations(options.scram_iterations)?,
             engine: Config {
                 data_dir: Some(options.data_dir.unwrap_or_else(|| "safeguard-data".into())),
                 model: options.model.unwrap_or_else(|| "nano".to_owned()),
@@ -332,20 +325,6 @@ fn limit(said: Option<u64>, default: u64) -> Option<Duration> {
     match said.unwrap_or(default) {
         0 => None,
         ms => Some(Duration::from_millis(ms)),
-    }
-}
-
-fn iterations(said: Option<u32>) -> Result<NonZeroU32, ConfigError> {
-    let least = SCRAM_ITERATIONS.get();
-    match said {
-        None => Ok(SCRAM_ITERATIONS),
-        Some(said) => NonZeroU32::new(said)
-            .filter(|n| (least..=SCRAM_ITERATIONS_MAX).contains(&n.get()))
-            .ok_or_else(|| {
-                ConfigError(format!(
-                    "scram_iterations is {said}, not between {least} and {SCRAM_ITERATIONS_MAX}"
-                ))
-            }),
     }
 }
 

@@ -98,10 +98,6 @@ fn what_is_wrong_is_named() {
             "tls_required needs tls_cert and tls_key",
         ),
         (
-            "scram_iterations = 1",
-            "scram_iterations is 1, not between 4096 and 10000000",
-        ),
-        (
             "content_roots = ['/none/such']",
             "content root /none/such: No such file or directory (os error 2)",
         ),

@@ -10,7 +10,6 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Files named in one message.
@@ -29,12 +28,10 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
         return Ok(Vec::new());
     };
     for location in &table.locations {
-        roots.check("read", location)?;
-        let path = location.strip_prefix("file://").unwrap_or(location);
+        let path = roots.check("read", location)?;
         // A folder may be filled later, by INSERT too; a pattern may match later.
-        let settled =
-            !path.contains("://") && !path.ends_with('/') && !path.contains(['*', '?', '[']);
-        if settled && !Path::new(path).exists() {
+        let settled = !location.ends_with('/') && !location.contains(['*', '?', '[']);
+        if settled && path.is_some_and(|path| !path.exists()) {
             let why = format!("cannot read {location}: no such file or folder");
             return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
         }

@@ -88,17 +88,18 @@ impl Roots {
         }
     }
 
-    /// Whether a statement may read or write at a location, which is spelled in the error as it is in the statement.
+    /// Where a location of a statement really is; `None` where it cannot be understood, which is DataFusion's to say. The
+    /// error spells the location as the statement does.
     ///
     /// # Errors
-    /// A place outside; a location that is no local file's. A location that cannot be understood is DataFusion's to refuse.
+    /// A place outside; a location that is no local file's.
     pub(super) fn check(
         &self,
         verb: &'static str,
         location: &str,
-    ) -> datafusion::common::Result<()> {
+    ) -> datafusion::common::Result<Option<PathBuf>> {
         let Ok(url) = ListingTableUrl::parse(location) else {
-            return Ok(());
+            return Ok(None);
         };
         if url.object_store() != ObjectStoreUrl::local_filesystem() {
             // Not the whole location: it may hold a password.
@@ -108,7 +109,7 @@ impl Roots {
             );
         }
         match self.resolve(verb, &folder(url.prefix())?) {
-            Ok(_) => Ok(()),
+            Ok(resolved) => Ok(Some(resolved)),
             Err(_) => Err(object_store::Error::from(Outside::new(verb, location.as_ref())).into()),
         }
     }

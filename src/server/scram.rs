@@ -7,7 +7,8 @@
 
 use super::failure::Failure;
 use crate::config::{
-    SCRAM_ITERATIONS_MAX, SCRAM_MESSAGE_BYTES_MAX, SCRAM_NONCE_BYTES, SCRAM_SALT_BYTES,
+    SCRAM_ITERATIONS, SCRAM_ITERATIONS_MAX, SCRAM_MESSAGE_BYTES_MAX, SCRAM_NONCE_BYTES,
+    SCRAM_SALT_BYTES,
 };
 use crate::store::{UserRow, now};
 use base64::Engine;
@@ -109,24 +110,23 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// What mock verifiers are made of: the store's secret, and what real ones look like.
+/// What mock verifiers are made of.
 #[derive(Clone)]
 pub struct Mock {
     secret: [u8; 32],
-    iterations: NonZeroU32,
 }
 
 impl Mock {
-    /// `secret` is the store's ([`crate::store::Store::mock_secret`]), `iterations` those of new users.
-    pub fn new(secret: [u8; 32], iterations: NonZeroU32) -> Mock {
-        Mock { secret, iterations }
+    /// `secret` is the store's: [`crate::store::Store::mock_secret`].
+    pub fn new(secret: [u8; 32]) -> Mock {
+        Mock { secret }
     }
 
     /// For a name; the same for the same name and secret.
     fn verifier(&self, user: &str) -> Verifier {
         let salt = sign(&self.secret, user.as_bytes());
         Verifier {
-            iterations: self.iterations,
+            iterations: SCRAM_ITERATIONS,
             salt: salt[..SCRAM_SALT_BYTES].to_vec(),
             stored_key: [0; 32],
             server_key: [0; 32],

@@ -1,7 +1,6 @@
 //! RFC 7677's exchange to the byte, every refusal, and a client that knows the password.
 
 use super::*;
-use crate::config::SCRAM_ITERATIONS;
 use proptest::prelude::*;
 
 /// A client of RFC 5802: its first message, and its last one once the server has answered.
@@ -70,7 +69,7 @@ fn verifier() -> Verifier {
 }
 
 fn mock() -> Mock {
-    Mock::new([7; 32], SCRAM_ITERATIONS)
+    Mock::new([7; 32])
 }
 
 fn exchange(verifier: Option<Verifier>, binding: Option<&[u8]>) -> Exchange {

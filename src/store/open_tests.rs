@@ -134,7 +134,7 @@ async fn a_newer_version_in_the_log_is_refused_too() {
             refused,
             StoreError::Newer {
                 found: 99,
-                known: 2,
+                known: 3,
                 ..
             }
         ),

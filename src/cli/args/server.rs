@@ -1,0 +1,143 @@
+//! What can be typed after `safeguard serve` and `safeguard user`.
+
+use super::{AllowSwap, ModelsDir};
+use crate::config::{Role, ServeOptions};
+use clap::Subcommand;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::path::PathBuf;
+
+/// `safeguard serve`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Serve {
+    /// A settings file (examples/serve.toml has every key); what stands on the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:5433]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where verdicts, policies and users are kept; made when missing [default: safeguard-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list` [default: nano]
+    #[arg(long, value_name = "NAME|DIR")]
+    model: Option<String>,
+    #[command(flatten)]
+    models: ModelsDir,
+    #[command(flatten)]
+    swap: AllowSwap,
+    /// A folder below which SQL may read and write files; may be repeated [default: the working directory]
+    #[arg(long = "content-root", value_name = "DIR")]
+    content_roots: Vec<PathBuf>,
+    /// The certificate chain, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Listen beyond this machine without users and TLS
+    #[arg(long)]
+    allow_insecure: bool,
+    /// Where health and Prometheus metrics are served
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<String>,
+    /// Connections at once [default: 100]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+}
+
+impl Serve {
+    /// What was said here; the settings file says the rest.
+    pub fn options(self) -> ServeOptions {
+        ServeOptions {
+            listen: self.listen,
+            data_dir: self.data_dir,
+            model: self.model,
+            models_dir: self.models.said(),
+            allow_swap: self.swap.allow_swap.then_some(true),
+            content_roots: (!self.content_roots.is_empty()).then_some(self.content_roots),
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            allow_insecure: self.allow_insecure.then_some(true),
+            metrics_listen: self.metrics_listen,
+            max_connections: self.max_connections,
+            ..ServeOptions::default()
+        }
+    }
+}
+
+/// `safeguard user`.
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum User {
+    /// Let somebody log in with a password
+    Add {
+        /// The user's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What the user may do: labels; rationales and asking too; everything
+        #[arg(long, value_name = "ROLE", value_parser = role())]
+        role: Role,
+        #[command(flatten)]
+        password: PasswordFrom,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Give a user another password
+    Password {
+        /// The user's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        password: PasswordFrom,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Give a user another role, from the next login on
+    Role {
+        /// The user's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What the user may do: labels; rationales and asking too; everything
+        #[arg(value_name = "ROLE", value_parser = role())]
+        role: Role,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List the users and their roles
+    List {
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Let a user log in no more
+    Remove {
+        /// The user's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+/// Where a password comes from. Never from the command line, which others on the machine can read.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct PasswordFrom {
+    /// Read the password from standard input, one line, without asking
+    #[arg(long = "password-stdin")]
+    pub stdin: bool,
+}
+
+/// Where the users are.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct DataDir {
+    /// Where the server keeps verdicts, policies and users
+    #[arg(
+        long = "data-dir",
+        value_name = "DIR",
+        default_value = "safeguard-data"
+    )]
+    pub dir: PathBuf,
+}
+
+fn role() -> impl TypedValueParser<Value = Role> {
+    PossibleValuesParser::new(Role::ALL.map(Role::as_str))
+        .map(|name| Role::parse(&name).expect("bug: a role that is none"))
+}
