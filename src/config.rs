@@ -1,5 +1,10 @@
 //! Settings and limits: as typed, then as meant. The only reader of settings files and of the environment.
 
+mod serve;
+
+pub use serve::{Role, ServeConfig, ServeOptions, TlsFiles};
+
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Texts longer than this many tokens are `undecided: too_long`; never cut.
@@ -34,6 +39,11 @@ pub const STORE_FILTER_DEPTH_MAX: usize = 50;
 /// Rows of one INSERT INTO safeguard.overrides, which is stored whole or not at all.
 pub const STORE_INSERT_ROWS_MAX: usize = 100_000;
 
+/// Bytes of one row on the wire, sent or copied in; DESIGN 13.
+pub const SERVER_ROW_BYTES_MAX: usize = 64 << 20;
+/// Columns of one result: PostgreSQL's own limit of a target list.
+pub const SERVER_COLUMNS_MAX: usize = 1_664;
+
 /// A policy file, or a policy text in SQL, may have this many bytes.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Below this many tokens of prompt a policy seldom says enough: lint warns.
@@ -66,8 +76,65 @@ pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
 
+/// Bytes of one message from a client that carries values or data.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a startup packet, and of any message that carries only names.
+pub const SERVER_STARTUP_BYTES_MAX: usize = 10_000;
+/// Bytes of rows that are gathered before they are sent.
+pub const SERVER_SEND_BYTES: usize = 64 << 10;
+/// Bytes read from a client while its statement runs; one that sends more is not watched until the statement ends.
+pub const SERVER_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Rows of a COPY FROM STDIN that are inserted together.
+pub const SERVER_COPY_ROWS: usize = 8_192;
+/// Prepared statements of one connection.
+pub const SERVER_PREPARED_MAX: usize = 10_000;
+/// Portals and cursors of one connection.
+pub const SERVER_PORTALS_MAX: usize = 1_000;
+/// Seconds of silence after which the system asks whether a client's machine is still there.
+pub const SERVER_KEEPALIVE_SECONDS: u64 = 60;
+/// Connections beyond the limit that are told so at once; further ones are dropped.
+pub const SERVER_REFUSALS_MAX: usize = 64;
+/// Milliseconds that a connection beyond the limit has to say who it is.
+pub const SERVER_REFUSAL_MS: u64 = 5_000;
+
+/// Where the server listens.
+pub const SERVER_LISTEN: &str = "127.0.0.1:5433";
+/// Connections at once.
+pub const SERVER_CONNECTIONS_MAX: usize = 100;
+/// Bytes of one statement's SQL.
+pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows that one statement sends; 0 for no limit.
+pub const RESULT_BYTES_MAX: u64 = 0;
+/// Milliseconds that a client has to log in.
+pub const SERVER_STARTUP_MS: u64 = 60_000;
+/// Milliseconds that statements have to finish when the server stops.
+pub const SERVER_SHUTDOWN_MS: u64 = 30_000;
+/// Milliseconds between two notices about a statement's progress.
+pub const PROGRESS_NOTICE_MS: u64 = 5_000;
+/// Seconds between two looks at whether the files of a certificate have changed.
+pub const TLS_CHECK_SECONDS: u64 = 5;
+/// Rounds of hashing behind a password: PostgreSQL's number, and the least that RFC 7677 allows.
+pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(4_096).expect("bug: it is not zero");
+/// More rounds would keep a client busy for seconds.
+pub const SCRAM_ITERATIONS_MAX: u32 = 10_000_000;
+/// Bytes of a new password's salt.
+pub const SCRAM_SALT_BYTES: usize = 16;
+/// Random bytes of the server's part of a nonce.
+pub const SCRAM_NONCE_BYTES: usize = 18;
+/// Bytes of one message of a login.
+pub const SCRAM_MESSAGE_BYTES_MAX: usize = 1_024;
+/// Bytes of a user's name, as in PostgreSQL.
+pub const USER_NAME_BYTES_MAX: usize = 63;
+/// Bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// A setting that cannot be used, or a file of the settings; says which and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
 /// What the command line and the settings file said, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
@@ -77,6 +144,8 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// Whether a model is opened that is larger than memory.
     pub allow_swap: bool,
+    /// Folders, resolved, below which statements may read and write files; `None` for whatever the program may.
+    pub content_roots: Option<Vec<PathBuf>>,
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.

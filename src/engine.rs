@@ -7,9 +7,12 @@
 mod calibrate;
 mod files;
 mod publish;
-mod script;
+mod roots;
+pub mod script;
+mod session;
 
-pub use script::Statement;
+pub use script::{Statement, pieces, syntax_error};
+pub use session::{End, Ended, Guard, Running, Session};
 
 use crate::backend::local::Local;
 use crate::backend::{Backend, ModelIdentity};
@@ -20,21 +23,21 @@ use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
-use crate::store::{self, QueryRow, Store, VersionRow, now};
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::SchemaProvider;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
-use datafusion::physical_plan::execute_stream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use futures::TryStreamExt;
-use safeguard_udfs::{SafeguardSettings, Summary, install};
+use crate::store::{self, Store, VersionRow};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider, SchemaProvider, TableProvider,
+};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use roots::Roots;
+use safeguard_udfs::{Summary, install};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The catalog of every session.
 pub const CATALOG: &str = "safeguard";
-/// The prefix of the settings that are this program's.
-const SETTINGS: &str = "safeguard.";
 /// Who published the policies that come with the program.
 const SHIPPED_BY: &str = "safeguard";
 
@@ -45,12 +48,15 @@ pub struct Engine {
     policies: Arc<Registry>,
     model: ModelIdentity,
     classifier: Arc<Cascade>,
-    tables: Arc<dyn SchemaProvider>,
+    catalogs: Arc<dyn CatalogProviderList>,
+    runtime: Arc<RuntimeEnv>,
+    roots: Roots,
 }
 
 impl Engine {
     /// Opens store, policies and model; takes as long as reading the model's weights.
     pub async fn open(config: Config) -> Result<Engine, Error> {
+        let roots = config.content_roots.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let store = match &config.data_dir {
                 Some(dir) => Store::open(dir)?,
@@ -68,7 +74,17 @@ impl Engine {
             Ok::<_, Error>((store, backend?))
         });
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
-        Engine::with_backend(store, Arc::new(backend)).await
+        Engine::with_backend(store, Arc::new(backend))
+            .await?
+            .with_roots(roots)
+    }
+
+    /// The same engine for sessions that read and write files only below these folders, which must be resolved (absolute,
+    /// without symlinks); `None` for whatever the program may.
+    pub fn with_roots(mut self, roots: Option<Vec<PathBuf>>) -> Result<Engine, Error> {
+        self.roots = Roots::new(roots);
+        self.runtime = self.roots.runtime()?;
+        Ok(self)
     }
 
     /// An engine over any backend.
@@ -86,7 +102,9 @@ impl Engine {
             policies,
             model,
             classifier,
-            tables,
+            catalogs: catalogs(tables)?,
+            runtime: Roots::default().runtime()?,
+            roots: Roots::default(),
         };
         // The view is one of the shared schema, so that the first session makes it for all.
         engine
@@ -97,31 +115,35 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A session with settings of its own.
+    /// A session with settings of its own; tables are everybody's.
     pub fn session(&self, user: &str) -> Session {
         let config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, "public")
+            .with_create_default_catalog_and_schema(false)
             .with_information_schema(true)
-            .set_str("datafusion.sql_parser.dialect", script::DIALECT);
+            .set_str("datafusion.sql_parser.dialect", script::DIALECT)
+            .set_bool("datafusion.sql_parser.collect_spans", true);
         let builder = SessionStateBuilder::new()
             .with_config(config)
+            .with_catalog_list(Arc::clone(&self.catalogs))
+            .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features();
         let classifier: Arc<Cascade> = Arc::clone(&self.classifier);
         let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
-        let catalog = context
-            .catalog(CATALOG)
-            .expect("bug: the session has its catalog");
-        catalog
-            .register_schema("safeguard", Arc::clone(&self.tables))
-            .expect("bug: the catalog takes schemas");
         publish::register(&context, self.clone(), user);
         calibrate::register(&context, self.clone());
         Session {
             engine: self.clone(),
             context,
             user: user.to_owned(),
+            guard: None,
         }
+    }
+
+    /// The verdict store.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// A line for the screen when verdicts come from a demonstration model, else `None`.
@@ -131,6 +153,27 @@ impl Engine {
             format!("{name} is a demonstration model: its verdicts show the road, not the truth; see safeguard sql --help for --model")
         })
     }
+}
+
+/// The name of the table function that `provider` comes from, if calling it changes what everybody sees or costs what
+/// nobody asked for: publishing, calibrating.
+pub fn management_function(provider: &dyn TableProvider) -> Option<&'static str> {
+    if provider.is::<publish::Publication>() {
+        return Some(publish::NAME);
+    }
+    provider
+        .is::<calibrate::Calibration>()
+        .then_some(calibrate::NAME)
+}
+
+/// The one catalog, with its schema for users' tables and the store's.
+fn catalogs(tables: Arc<dyn SchemaProvider>) -> Result<Arc<dyn CatalogProviderList>, Error> {
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema("public", Arc::new(MemorySchemaProvider::new()))?;
+    catalog.register_schema("safeguard", tables)?;
+    let list = MemoryCatalogProviderList::new();
+    list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    Ok(Arc::new(list))
 }
 
 /// What the store holds, and what the program brings that was never published.
@@ -177,195 +220,6 @@ fn check_override(policies: &Registry, policy: &str, label: &str) -> Result<bool
             labels.join(", ")
         )),
     }
-}
-
-/// One connection: its settings, its temporary tables. Runs one statement at a time.
-pub struct Session {
-    engine: Engine,
-    context: SessionContext,
-    user: String,
-}
-
-/// A statement that is running.
-pub struct Running {
-    /// Columns of the answer; no columns for a statement that returns no rows.
-    pub schema: SchemaRef,
-    /// PostgreSQL's command tag without the count: `SELECT`, `CREATE TABLE`, `SET`, `INSERT 0`, ..
-    pub tag: &'static str,
-    rows: SendableRecordBatchStream,
-    ended: Ended,
-}
-
-/// What is left of a [`Running`] whose rows are read or dropped.
-pub struct Ended {
-    scope: Arc<safeguard_udfs::Statement>,
-    started_at: i64,
-    sql: String,
-}
-
-/// How a statement ended.
-#[derive(Debug, Clone, Copy)]
-pub enum End<'a> {
-    /// All rows were read.
-    Done,
-    /// It was given up before.
-    Cancelled,
-    /// With this error.
-    Failed(&'a Error),
-}
-
-impl Running {
-    /// What it has asked so far; all zero when it classifies nothing.
-    pub fn progress(&self) -> Summary {
-        self.ended.progress()
-    }
-
-    /// The rows as they come, and what [`Session::finish`] wants. Dropping the rows cancels the statement.
-    pub fn split(self) -> (SendableRecordBatchStream, Ended) {
-        (self.rows, self.ended)
-    }
-}
-
-impl Ended {
-    /// What it has asked so far; all zero when it classifies nothing.
-    pub fn progress(&self) -> Summary {
-        self.scope.tally().summary()
-    }
-}
-
-impl Session {
-    /// The statements of a script. One that cannot be parsed is reported in its place, and ends the list.
-    pub fn split(&self, script: &str) -> Vec<Result<Statement, Error>> {
-        script::split(script)
-    }
-
-    /// Whether `script` ends inside a statement, so that a prompt asks for another line.
-    pub fn is_incomplete(&self, script: &str) -> bool {
-        script::is_incomplete(script)
-    }
-
-    /// Plans and starts a statement. What it is to see of its own questions begins here.
-    pub async fn run(&self, statement: &Statement) -> Result<Running, Error> {
-        let scope = Arc::new(safeguard_udfs::Statement::new(self.settings()));
-        let ended = Ended {
-            scope: Arc::clone(&scope),
-            started_at: now(),
-            sql: statement.sql.clone(),
-        };
-        match self.start(statement, scope).await {
-            Ok(rows) => Ok(Running {
-                schema: rows.schema(),
-                tag: statement.tag,
-                rows,
-                ended,
-            }),
-            Err(error) => {
-                // CREATE TABLE AS has judged by now.
-                self.finish(ended, End::Failed(&error)).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn start(
-        &self,
-        statement: &Statement,
-        scope: Arc<safeguard_udfs::Statement>,
-    ) -> Result<SendableRecordBatchStream, Error> {
-        let reset = script::as_reset(statement).filter(|n| n == "all" || n.starts_with(SETTINGS));
-        if let Some(name) = reset {
-            self.reset(&name)?;
-            let nothing = self.context.read_empty()?.select_columns(&[])?;
-            return Ok(nothing.execute_stream().await?);
-        }
-        let state = self.context.state_ref();
-        state.write().config_mut().set_extension(scope);
-        let state = self.context.state();
-        let plan = state.statement_to_plan(statement.parsed.clone()).await?;
-        let locations = files::locations(&plan)?;
-        let frame = self.context.execute_logical_plan(plan).await;
-        rows_of(frame.map_err(|e| files::named(e, &locations))?).await
-    }
-
-    /// To be called when the rows are read or given up: logs a statement that classified in `safeguard.queries`, and
-    /// gives its notices.
-    pub async fn finish(&self, ended: Ended, end: End<'_>) -> Vec<String> {
-        let summary = ended.progress();
-        if summary.distinct_texts == 0 {
-            return Vec::new();
-        }
-        let mut notices = ended.scope.tally().notes();
-        notices.push(notice(&summary));
-        let status = match end {
-            End::Done => "ok".to_owned(),
-            End::Cancelled => "57014: cancelled".to_owned(),
-            End::Failed(error) => format!("{}: {error}", error.sqlstate()),
-        };
-        let row = QueryRow {
-            started_at: ended.started_at,
-            user: self.user.clone(),
-            statement: ended.sql,
-            status,
-            rows: summary.rows,
-            distinct_texts: summary.distinct_texts,
-            recalled: summary.recalled,
-            screened: summary.screened,
-            asked: summary.asked,
-            undecided: summary.undecided_total(),
-            tokens_in: summary.tokens_in,
-            tokens_out: summary.tokens_out,
-            seconds: summary.elapsed.as_secs_f64(),
-        };
-        if let Err(e) = self.engine.store.append_query(row).await {
-            notices.push(format!(
-                "the statement is missing from safeguard.queries: {e}"
-            ));
-        }
-        notices
-    }
-
-    fn settings(&self) -> SafeguardSettings {
-        let state = self.context.state();
-        state
-            .config_options()
-            .extensions
-            .get::<SafeguardSettings>()
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// DataFusion resets only its own settings.
-    fn reset(&self, name: &str) -> Result<(), Error> {
-        use datafusion::config::ExtensionOptions;
-        let defaults = SafeguardSettings::default().entries();
-        let state = self.context.state_ref();
-        let mut state = state.write();
-        let options = state.config_mut().options_mut();
-        for entry in defaults {
-            if name == "all" || entry.key == name {
-                options.set(&entry.key, entry.value.as_deref().unwrap_or_default())?;
-                if name != "all" {
-                    return Ok(());
-                }
-            }
-        }
-        if name == "all" {
-            return Ok(());
-        }
-        // Says that there is no such setting, and which there are.
-        Ok(options.set(name, "")?)
-    }
-}
-
-/// The rows of a plan; what is wrong in a file is said with the file's name.
-async fn rows_of(frame: DataFrame) -> Result<SendableRecordBatchStream, Error> {
-    let context = Arc::new(frame.task_ctx());
-    let plan = frame.create_physical_plan().await?;
-    let files = files::scanned(&plan);
-    let rows = execute_stream(plan, context)?;
-    let schema = rows.schema();
-    let rows = rows.map_err(move |e| files::named(e, &files));
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
 
 /// `safeguard: 12000 rows, 9100 recalled, 396 asked, 4 undecided (3 truncated, 1 refused), 41210 tokens, 38.2 s`

@@ -4,12 +4,14 @@
 //! what is an error: facts about a text are data.
 
 use crate::backend::BackendError;
+use crate::config::ConfigError;
 use crate::model::ModelError;
 use crate::models::ModelsError;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 use safeguard_udfs::ClassifyError;
 use std::io::ErrorKind;
@@ -35,6 +37,9 @@ pub enum Error {
     /// A model cannot be found or fetched.
     #[error(transparent)]
     Models(#[from] ModelsError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The program was called wrongly.
     #[error("{0}")]
     Usage(String),
@@ -50,6 +55,7 @@ impl Error {
             Error::Models(error) => of_models(error),
             Error::Model(ModelError::Memory { .. }) => "53200",
             Error::Backend(_) | Error::Model(_) => "58000",
+            Error::Config(_) => "F0000",
             Error::Usage(_) => "22023",
         }
     }
@@ -109,8 +115,27 @@ fn of_store(error: &StoreError) -> &'static str {
     }
 }
 
+/// What is said of a file that a statement may not touch, however deep in the error that is.
+fn refused(error: &DataFusionError) -> Option<String> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(object_store::Error::PermissionDenied { source, .. }) = error.downcast_ref() {
+            return Some(source.to_string());
+        }
+        let io = error.downcast_ref::<std::io::Error>();
+        next = match io.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 /// The SQLSTATE of a failed statement (PostgreSQL's appendix A).
 pub fn sqlstate(error: &DataFusionError) -> &'static str {
+    if refused(error).is_some() {
+        return "42501";
+    }
     match error.find_root() {
         DataFusionError::External(source) => of_external(source.as_ref()),
         DataFusionError::SQL(..) => "42601",
@@ -134,7 +159,7 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
         DataFusionError::IoError(error) if error.kind() == ErrorKind::NotFound => "58P01",
         DataFusionError::IoError(_) => "58030",
         DataFusionError::ObjectStore(error) => match error.as_ref() {
-            datafusion::object_store::Error::NotFound { .. } => "58P01",
+            object_store::Error::NotFound { .. } => "58P01",
             _ => "58030",
         },
         DataFusionError::ParquetError(_) => "58030",
@@ -144,6 +169,9 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
 
 /// What went wrong, in one line, without the names of the rules and layers that it came through.
 pub fn message(error: &DataFusionError) -> String {
+    if let Some(why) = refused(error) {
+        return why;
+    }
     if let DataFusionError::SQL(error, _) = error.find_root() {
         return match error.as_ref() {
             ParserError::ParserError(why) | ParserError::TokenizerError(why) => {

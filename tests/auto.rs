@@ -165,7 +165,8 @@ impl Run {
             Ok(batches) => batches,
             Err(error) => {
                 let error = Error::from(error);
-                self.session.finish(ended, End::Failed(&error)).await;
+                let end = End::Failed(error.sqlstate(), "it failed");
+                self.session.finish(ended, end).await;
                 return Err(error.into());
             }
         };

@@ -16,3 +16,5 @@ mod recovery;
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// The server over its wire.
+mod wire;

@@ -28,6 +28,13 @@ pub(super) enum Command {
     /// Results go to stdout, everything else to stderr. The first statement that fails ends the script.
     /// Exit code: 0 when every statement succeeded, 1 when one failed, 2 when called wrongly, 130 when interrupted.
     Sql(Sql),
+    /// Serve the PostgreSQL protocol
+    Serve {
+        #[arg(long, default_value = "127.0.0.1:5433")]
+        listen: std::net::SocketAddr,
+        #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
+        data_dir: PathBuf,
+    },
     /// Work on policy files
     #[command(subcommand)]
     Policy(Policy),

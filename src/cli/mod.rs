@@ -46,6 +46,12 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match args.command {
         Command::Sql(args) => sql(args).await,
+        Command::Serve { listen, data_dir } => {
+            let options = crate::config::ServeOptions { listen: Some(listen.to_string()), data_dir: Some(data_dir), ..Default::default() };
+            let config = crate::config::ServeConfig::new(options).expect("config");
+            crate::server::serve(config, say).await.expect("serve");
+            ExitCode::SUCCESS
+        }
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
         Command::Model(command) => models::run(command),
     }
@@ -77,6 +83,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
+        content_roots: None,
     };
     let (engine, session) = match open(config).await {
         Ok(opened) => opened,

@@ -6,11 +6,13 @@
 use super::args::Format;
 use super::table::{Column, Table};
 use super::value;
+use crate::engine::script::{display_name, unique_name};
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{Schema, UInt64Type};
+use datafusion::arrow::datatypes::{Field, Schema, UInt64Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder};
 use std::io::Write;
+use std::sync::Arc;
 
 /// One statement's results.
 #[derive(Debug)]
@@ -45,13 +47,17 @@ impl Output {
         match format {
             Format::Table => {
                 let columns = schema.fields().iter();
-                let columns =
-                    columns.map(|field| Column::new(field.name(), field.data_type().is_numeric()));
+                let columns = columns.map(|field| {
+                    Column::new(display_name(field.name()), field.data_type().is_numeric())
+                });
                 Ok(Output::Table(Table::new(columns.collect(), expanded)))
             }
             Format::Csv => {
                 let names = schema.fields().iter();
-                write_record(names.map(|field| Some(field.name().clone())), out)?;
+                write_record(
+                    names.map(|field| Some(display_name(field.name()).to_owned())),
+                    out,
+                )?;
                 Ok(Output::Csv)
             }
             Format::Json => Ok(Output::Json),
@@ -94,7 +100,7 @@ impl Output {
                 let mut lines = Vec::new();
                 let builder = WriterBuilder::new().with_explicit_nulls(true);
                 let mut writer = builder.build::<_, LineDelimited>(&mut lines);
-                writer.write(batch)?;
+                writer.write(&with_unique_names(batch)?)?;
                 writer.finish()?;
                 drop(writer);
                 out.write_all(&lines)?;
@@ -119,6 +125,16 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// Two columns of one name are two keys.
+fn with_unique_names(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    let fields = schema.fields().iter();
+    let fields: Vec<Field> = fields
+        .map(|f| f.as_ref().clone().with_name(unique_name(f.name())))
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec())
 }
 
 fn plain(batch: &RecordBatch) -> Result<Vec<ArrayRef>, ArrowError> {

@@ -172,9 +172,13 @@ impl Shell {
         let read = self.read((tag, rows), &ended).await;
         // Rows that were written before an error come before its message.
         let _ = self.out.flush();
+        let failure;
         let end = match &read {
             Ok(()) => End::Done,
-            Err(Stop::Failed(error)) => End::Failed(error),
+            Err(Stop::Failed(error)) => {
+                failure = error.to_string();
+                End::Failed(error.sqlstate(), &failure)
+            }
             Err(_) => End::Cancelled,
         };
         for notice in self.session.finish(ended, end).await {

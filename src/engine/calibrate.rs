@@ -28,7 +28,7 @@ use futures::TryStreamExt;
 use safeguard_udfs::{SafeguardSettings, Statement};
 use std::sync::{Arc, LazyLock};
 
-const NAME: &str = "safeguard_calibrate";
+pub(super) const NAME: &str = "safeguard_calibrate";
 
 /// The columns of a golden table.
 const COLUMNS: [&str; 2] = ["text", "label"];
@@ -129,7 +129,7 @@ enum Source {
 
 /// A calibration that is made when it is scanned.
 #[derive(Debug, Clone)]
-struct Calibration {
+pub(super) struct Calibration {
     engine: Engine,
     policy: Arc<str>,
     target: f64,

@@ -1,7 +1,8 @@
-//! Files that cannot be read are named: DataFusion says what is wrong on which line, and leaves out of which file.
+//! Files that cannot be read or written are named, and refused where they are outside: DataFusion says what is wrong on which line, and leaves out of which file.
 //!
 //! Takes statements' plans and their errors, gives the errors with the file in them. Knows no format.
 
+use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::FileScanConfig;
@@ -18,12 +19,17 @@ const NAMED_MAX: usize = 3;
 /// Where a CREATE EXTERNAL TABLE reads; empty for any other statement.
 ///
 /// # Errors
-/// A local file that is not there. DataFusion takes it for a table without rows where the columns are declared.
-pub(super) fn locations(plan: &LogicalPlan) -> Result<Vec<String>> {
+/// A place of it or of a COPY that is outside of the roots, whether or not anything is there. A local file that is not
+/// there: DataFusion takes it for a table without rows where the columns are declared.
+pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>> {
+    if let LogicalPlan::Copy(copy) = plan {
+        roots.check("write", &copy.output_url)?;
+    }
     let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = plan else {
         return Ok(Vec::new());
     };
     for location in &table.locations {
+        roots.check("read", location)?;
         let path = location.strip_prefix("file://").unwrap_or(location);
         // A folder may be filled later, by INSERT too; a pattern may match later.
         let settled =

@@ -21,7 +21,7 @@ use datafusion::prelude::SessionContext;
 use safeguard_udfs::ClassifyError;
 use std::sync::{Arc, LazyLock};
 
-const NAME: &str = "safeguard_publish";
+pub(super) const NAME: &str = "safeguard_publish";
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let field = |name: &str, data_type| Field::new(name, data_type, false);
@@ -101,7 +101,7 @@ pub(super) fn external(error: PolicyError) -> DataFusionError {
 
 /// A version that is published when it is scanned.
 #[derive(Debug, Clone)]
-struct Publication {
+pub(super) struct Publication {
     engine: Engine,
     user: Arc<str>,
     policy: Policy,

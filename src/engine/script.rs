@@ -1,12 +1,19 @@
 //! Scripts into statements: parsing, PostgreSQL's spellings that DataFusion's planner lacks, command tags.
 
+mod names;
+mod place;
+
+pub use names::{display_name, unique_name};
+pub use place::position;
+
 use crate::error::Error;
 use datafusion::common::DataFusionError;
-use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
+use datafusion::sql::parser::{CopyToSource, DFParserBuilder, Statement as Parsed};
 use datafusion::sql::sqlparser::ast::{
     self, AccessExpr, Expr, Subscript, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use std::ops::ControlFlow;
 
@@ -18,8 +25,111 @@ pub(super) const DIALECT: &str = "postgresql";
 pub struct Statement {
     /// As typed, without the semicolon.
     pub sql: String,
+    /// Characters of the script before it.
+    pub offset: usize,
     pub(super) parsed: Parsed,
     pub(super) tag: &'static str,
+}
+
+impl Statement {
+    /// One statement, without a semicolon.
+    ///
+    /// # Errors
+    /// A syntax error.
+    pub fn parse(sql: &str) -> Result<Statement, Error> {
+        parse(sql)
+    }
+
+    /// A statement that was parsed elsewhere.
+    ///
+    /// # Errors
+    /// As [`Statement::parse`], for what the parser lets through.
+    pub fn of(sql: &str, ast: ast::Statement) -> Result<Statement, Error> {
+        let mut parsed = Parsed::Statement(Box::new(ast));
+        prepare(&mut parsed)?;
+        Ok(Statement {
+            sql: sql.to_owned(),
+            offset: 0,
+            tag: tag(&parsed),
+            parsed,
+        })
+    }
+
+    /// The same statement, known by another text.
+    #[must_use]
+    pub fn named(mut self, sql: &str) -> Statement {
+        sql.clone_into(&mut self.sql);
+        self
+    }
+
+    /// As SQL's own syntax tree; `None` for what is DataFusion's alone (CREATE EXTERNAL TABLE, COPY to files, EXPLAIN).
+    pub fn ast(&self) -> Option<&ast::Statement> {
+        match &self.parsed {
+            Parsed::Statement(statement) => Some(statement),
+            _ => None,
+        }
+    }
+
+    /// What the parser made of it, columns named.
+    pub fn parsed(&self) -> &Parsed {
+        &self.parsed
+    }
+
+    /// The command tag without a count.
+    pub fn tag(&self) -> &'static str {
+        self.tag
+    }
+
+    /// The statement with its SQL (that of EXPLAIN and COPY too) put through `change`.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn rewrite<E>(
+        mut self,
+        change: &mut impl FnMut(ast::Statement) -> Result<ast::Statement, E>,
+    ) -> Result<Statement, E> {
+        self.parsed = rewrite(self.parsed, change)?;
+        Ok(self)
+    }
+}
+
+/// A syntax error from sqlparser.
+pub fn syntax_error(error: ParserError) -> Error {
+    Error::Statement(DataFusionError::SQL(Box::new(error), None))
+}
+
+/// The texts of a script's statements, without semicolons.
+///
+/// # Errors
+/// A string, a comment or a quoted name that does not end.
+pub fn pieces(script: &str) -> Result<Vec<&str>, Error> {
+    match cut(script) {
+        Ok(pieces) => Ok(pieces.into_iter().map(|(piece, _)| piece).collect()),
+        Err(why) => Err(syntax(why)),
+    }
+}
+
+fn rewrite<E>(
+    parsed: Parsed,
+    change: &mut impl FnMut(ast::Statement) -> Result<ast::Statement, E>,
+) -> Result<Parsed, E> {
+    Ok(match parsed {
+        Parsed::Statement(statement) => Parsed::Statement(Box::new(change(*statement)?)),
+        Parsed::Explain(mut explain) => {
+            explain.statement = Box::new(rewrite(*explain.statement, change)?);
+            Parsed::Explain(explain)
+        }
+        Parsed::CopyTo(mut copy) => {
+            if let CopyToSource::Query(query) = copy.source {
+                copy.source = match change(ast::Statement::Query(query))? {
+                    ast::Statement::Query(query) => CopyToSource::Query(query),
+                    other => unreachable!("bug: a query became {other}"),
+                };
+            }
+            Parsed::CopyTo(copy)
+        }
+        other => other,
+    })
 }
 
 /// Cuts at semicolons that are tokens, so that those in strings, dollar quotes and comments are text.
@@ -72,7 +182,12 @@ pub(super) fn split(script: &str) -> Vec<Result<Statement, Error>> {
     };
     let mut statements = Vec::new();
     for (sql, _) in pieces {
-        let statement = parse(sql);
+        // Pieces are slices of the script.
+        let before = &script[..sql.as_ptr() as usize - script.as_ptr() as usize];
+        let statement = parse(sql).map(|statement| Statement {
+            offset: before.chars().count(),
+            ..statement
+        });
         let failed = statement.is_err();
         statements.push(statement);
         if failed {
@@ -91,8 +206,7 @@ pub(super) fn is_incomplete(script: &str) -> bool {
 }
 
 fn syntax(why: String) -> Error {
-    let error = datafusion::sql::sqlparser::parser::ParserError::ParserError(why);
-    Error::Statement(DataFusionError::SQL(Box::new(error), None))
+    syntax_error(ParserError::ParserError(why))
 }
 
 fn parse(sql: &str) -> Result<Statement, Error> {
@@ -102,15 +216,33 @@ fn parse(sql: &str) -> Result<Statement, Error> {
     let Some(mut parsed) = statements.pop_front() else {
         return Err(syntax("an empty statement".to_owned()));
     };
-    if let Parsed::Statement(statement) = &mut parsed {
-        let _ = statement.visit(&mut Fields);
-    }
+    prepare(&mut parsed)?;
     let tag = tag(&parsed);
     Ok(Statement {
         sql: sql.to_owned(),
+        offset: 0,
         parsed,
         tag,
     })
+}
+
+/// Spells a statement as DataFusion's planner reads it, with PostgreSQL's column names.
+fn prepare(parsed: &mut Parsed) -> Result<(), DataFusionError> {
+    match parsed {
+        Parsed::Statement(statement) => {
+            let _ = statement.visit(&mut Fields);
+            names::name_columns(statement)
+        }
+        Parsed::Explain(explain) => prepare(&mut explain.statement),
+        Parsed::CopyTo(copy) => {
+            if let CopyToSource::Query(query) = &mut copy.source {
+                let _ = query.visit(&mut Fields);
+                names::name_query(query);
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// PostgreSQL's `(expr).field` as `(expr)['field']`.

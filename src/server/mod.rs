@@ -1,3 +1,159 @@
 //! The PostgreSQL wire protocol: sessions, authentication, TLS, cancellation, COPY, SQLSTATE.
+//!
+//! Takes an engine and options, serves clients until it is told to stop. One file an arrow: `listen` accepts, `startup`
+//! finds out who it is (`tls`, `scram`, `roles`), `connection` reads messages with `frontend` and watches the client,
+//! `session` answers them by the simple protocol or `extended`, `statement` tells what is asked, `run` does it, `cursor`
+//! reads rows, `encode` and `copy` write them, `outbox` sends them. `settings` and `catalog` answer what clients ask
+//! about the server. Only this module knows pgwire.
 
+mod adjust;
+pub mod cancel;
+pub mod catalog;
+pub mod connection;
+mod copy;
+mod copy_in;
+pub mod counters;
+mod cursor;
+mod encode;
+mod extended;
 pub mod failure;
+pub mod frontend;
+pub mod health;
+mod link;
+pub mod listen;
+mod outbox;
+mod params;
+mod portal;
+mod rewrite;
+pub mod roles;
+mod run;
+pub mod scram;
+mod session;
+pub mod settings;
+pub mod startup;
+mod statement;
+pub mod tls;
+mod transaction;
+
+use crate::config::ServeConfig;
+use crate::engine::Engine;
+use crate::error::Error;
+use cancel::Registry;
+use catalog::Catalog;
+use connection::Shutdown;
+use counters::Counters;
+use health::Health;
+use listen::Server;
+use scram::Mock;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tls::Tls;
+
+/// What all connections share.
+pub struct Shared {
+    /// Store, policies, model, tables.
+    pub engine: Engine,
+    /// How it serves.
+    pub config: ServeConfig,
+    /// What clients ask about tables and types.
+    pub catalog: Catalog,
+    /// What it has done.
+    pub counters: Arc<Counters>,
+    /// Where CancelRequests find statements.
+    pub registry: Arc<Registry>,
+    /// Certificate and key, where it has them.
+    pub tls: Option<Tls>,
+    /// Grows with every change of a table.
+    pub tables: AtomicU64,
+    /// What answers for users that do not exist are made of. Never shown.
+    pub mock: Mock,
+}
+
+impl Shared {
+    /// What connections of a server over this engine share.
+    ///
+    /// # Errors
+    /// The engine's catalog cannot take PostgreSQL's tables; certificate or key cannot be used; the store fails.
+    pub async fn new(engine: Engine, config: ServeConfig) -> Result<Shared, Error> {
+        let catalog = Catalog::new(engine.session("safeguard").context())?;
+        let tls = match &config.tls {
+            Some(files) => Some(Tls::load(&files.cert, &files.key)?),
+            None => None,
+        };
+        let secret = engine.store().mock_secret().await?;
+        Ok(Shared {
+            mock: Mock::new(secret, config.scram_iterations),
+            engine,
+            config,
+            catalog,
+            counters: Arc::default(),
+            registry: Arc::default(),
+            tls,
+            tables: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Serves until the process is told to stop: by SIGINT or SIGTERM once in order, twice at once. SIGHUP reads certificate
+/// and key anew. `say` is told where it listens.
+///
+/// # Errors
+/// Store, policies or model cannot be opened, the address cannot be had, or it is one that others reach and there are
+/// no users.
+pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error> {
+    let engine = Engine::open(config.engine.clone()).await?;
+    let users = engine.store().users().await?.len();
+    config.may_listen(users)?;
+    if let Some(line) = engine.demonstration() {
+        say(&line);
+    }
+    let watched = config.metrics_listen;
+    let shared = Arc::new(Shared::new(engine, config).await?);
+    let server = Server::bind(Arc::clone(&shared)).await?;
+    let shutdown = Shutdown::default();
+    if let Some(watched) = watched {
+        let health = Health::bind(Arc::clone(&shared), watched).await?;
+        say(&format!("health and metrics on http://{}", health.address()));
+        tokio::spawn(health.run(shutdown.clone()));
+    }
+    if users == 0 {
+        let role = shared.config.anonymous_role;
+        say(&format!("there are no users: whoever connects is {role} (safeguard user add)"));
+    }
+    say(&format!("listening on {}", server.address()));
+    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));
+    server.run(shutdown).await;
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let all = [
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = all else {
+        tracing::warn!("signals cannot be listened for");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => shutdown.next(),
+            _ = terminate.recv() => shutdown.next(),
+            _ = hangup.recv() => {
+                if let Some(Err(error)) = shared.tls.as_ref().map(Tls::reload) {
+                    tracing::error!("{error}; the old certificate stays");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn signals(_: Arc<Shared>, shutdown: Shutdown) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        shutdown.next();
+    }
+}

@@ -230,3 +230,15 @@ pub(super) static CALIBRATIONS: Table = Table {
         column("calibrated_at", "calibrated_at", Kind::Time),
     ],
 };
+
+/// Who may log in. The verifier is not a column.
+pub(super) static USERS: Table = Table {
+    name: "users",
+    from: "users",
+    join: "",
+    columns: &[
+        column("name", "name", Kind::Text),
+        column("role", "role", Kind::Text),
+        column("created_at", "created_at", Kind::Time),
+    ],
+};

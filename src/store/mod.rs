@@ -1,7 +1,7 @@
 //! The verdict store: the only files that touch verdicts on disk.
 //!
 //! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
-//! of policies, overrides, calibrations, the log of statements, and all of it as tables for SQL. SQLite in WAL mode behind it: one
+//! of policies, overrides, calibrations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
 //! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
 //! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
 //! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.
@@ -24,6 +24,7 @@ mod reading;
 mod records;
 mod scan;
 mod tables;
+mod users;
 mod writer;
 
 pub use error::StoreError;
@@ -31,7 +32,8 @@ pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
 };
-pub use tables::{OverrideCheck, StoreSchema};
+pub use tables::{OverrideCheck, StoreSchema, table_name};
+pub use users::UserRow;
 
 use crate::config::STORE_COMMIT_ROWS_MAX;
 use datafusion::catalog::TableProvider;
@@ -204,7 +206,7 @@ impl Store {
     }
 
     /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
-    /// calibrations. `check` judges what is inserted into overrides.
+    /// calibrations, users (without their verifiers). `check` judges what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }
@@ -226,7 +228,11 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     match spawn_blocking(read).await {
         Ok(result) => result,
-        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down: whoever waits here will not wake again.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -21,13 +21,14 @@ const APPLICATION_ID: i64 = 0x5347_7371;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/1.sql"),
     include_str!("../../sql/store/2.sql"),
+    include_str!("../../sql/store/3.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 9] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -35,6 +36,8 @@ const PARTS: [&str; 7] = [
     "overrides",
     "queries",
     "calibrations",
+    "users",
+    "particulars",
 ];
 
 /// Bytes of SQLite's smallest page.

@@ -5,7 +5,7 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, VERDICTS,
+    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -37,6 +37,7 @@ pub(super) fn all(
         &OVERRIDES,
         &QUERIES,
         &CALIBRATIONS,
+        &USERS,
     ];
     tables
         .into_iter()
@@ -50,6 +51,13 @@ pub(super) fn all(
             (table.name, Arc::new(provider) as Arc<dyn TableProvider>)
         })
         .collect()
+}
+
+/// The name within the schema `safeguard` of a table that is the store's own, whatever a statement calls it.
+pub fn table_name(provider: &dyn TableProvider) -> Option<&'static str> {
+    provider
+        .downcast_ref::<StoreTable>()
+        .map(|own| own.table.name)
 }
 
 /// One table of the store.

@@ -6,6 +6,7 @@
 
 use super::error::StoreError;
 use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
+use super::users::{self, UserRow};
 use crate::config::{STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -28,6 +29,10 @@ pub(super) enum Work {
     Calibration(Box<CalibrationRow>),
     /// Blank what quotes a text. Gives the rows changed.
     Erase(Digest),
+    /// Store a user, in the place of one of the same name.
+    PutUser(Box<UserRow>),
+    /// Remove a user. Gives the rows removed.
+    RemoveUser(String),
 }
 
 impl Work {
@@ -35,8 +40,16 @@ impl Work {
         match self {
             Work::Records(records) => records.len(),
             Work::Overrides(overrides) => overrides.len(),
-            Work::Version(_) | Work::Query(_) | Work::Calibration(_) | Work::Erase(_) => 1,
+            _ => 1,
         }
+    }
+
+    /// Whether what it replaces must not linger in the write-ahead log.
+    fn erases(&self) -> bool {
+        matches!(
+            self,
+            Work::Erase(_) | Work::PutUser(_) | Work::RemoveUser(_)
+        )
     }
 }
 
@@ -148,7 +161,7 @@ impl Pen {
     /// Commits a group and tells everybody in it.
     fn answer(&mut self, group: Vec<Command>) {
         let (work, waiting): (Vec<_>, Vec<_>) = group.into_iter().map(|c| (c.work, c.done)).unzip();
-        let erases = work.iter().any(|work| matches!(work, Work::Erase(_)));
+        let erases = work.iter().any(Work::erases);
         let outcomes = self.commit(work).unwrap_or_else(|e| {
             // Rows of `judges` may have gone with the transaction.
             self.judges.clear();
@@ -163,7 +176,7 @@ impl Pen {
                 });
             if !matches!(emptied, Ok(0)) {
                 tracing::warn!(
-                    "store {}: erased text is still in the log",
+                    "store {}: what was erased is still in the log",
                     self.path.display()
                 );
             }
@@ -230,6 +243,8 @@ impl Pen {
             Work::Query(query) => self.query(&query),
             Work::Calibration(row) => self.calibration(&row),
             Work::Erase(text_digest) => self.erase(&text_digest),
+            Work::PutUser(user) => users::put(&self.connection, &user).map(|()| 0),
+            Work::RemoveUser(name) => users::remove(&self.connection, &name),
         };
         done.map_err(|e| StoreError::sqlite(&self.path, e))
     }

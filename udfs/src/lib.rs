@@ -31,6 +31,7 @@ pub use classifier::{
     Verdict,
 };
 pub use functions::functions;
+pub use node::called;
 pub use plan::install;
 pub use scripted::Scripted;
 pub use settings::{Answer, Effort, Lane, Mode, SafeguardSettings};

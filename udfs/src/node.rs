@@ -30,6 +30,14 @@ impl Call {
     }
 }
 
+/// The functions that this node answers; `None` for a node that is no classification. For whoever decides who may call
+/// what: after [`crate::hoist`] calls stand nowhere else.
+pub fn called(node: &LogicalPlan) -> Option<Vec<&'static str>> {
+    let classify = ClassifyNode::of(node)?;
+    let functions = classify.calls.iter().map(|call| call.output.function());
+    Some(functions.collect())
+}
+
 /// Input plus the columns of `calls`.
 #[derive(Debug, Clone, Eq)]
 pub(crate) struct ClassifyNode {

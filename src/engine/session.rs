@@ -1,0 +1,309 @@
+//! One connection's session: plans statements, runs them, says what they asked.
+//!
+//! Takes statements and plans, gives rows as they come and notices at the end. Every plan passes the session's guard
+//! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
+
+use super::script::{self, Statement};
+use super::{Engine, files, notice};
+use crate::error::Error;
+use crate::store::{QueryRow, now};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::config::{ConfigField, ExtensionOptions};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use safeguard_udfs::{SafeguardSettings, Summary};
+use std::sync::Arc;
+
+/// The prefix of the settings that are this program's.
+const SETTINGS: &str = "safeguard.";
+
+/// Looks at an optimised plan before it runs; its error is the statement's.
+pub type Guard = Arc<dyn Fn(&LogicalPlan) -> Result<(), DataFusionError> + Send + Sync>;
+
+/// One connection: its settings and its rights. Starts one statement at a time; rows of several may be read in turn.
+pub struct Session {
+    pub(super) engine: Engine,
+    pub(super) context: SessionContext,
+    pub(super) user: String,
+    pub(super) guard: Option<Guard>,
+}
+
+/// A statement that is running.
+pub struct Running {
+    /// Columns of the answer; no columns for a statement that returns no rows.
+    pub schema: SchemaRef,
+    /// PostgreSQL's command tag without the count: `SELECT`, `CREATE TABLE`, `SET`, `INSERT 0`, ..
+    pub tag: &'static str,
+    rows: SendableRecordBatchStream,
+    ended: Ended,
+}
+
+/// What is left of a [`Running`] whose rows are read or dropped.
+pub struct Ended {
+    scope: Arc<safeguard_udfs::Statement>,
+    started_at: i64,
+    sql: String,
+}
+
+/// How a statement ended.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// All rows were read.
+    Done,
+    /// It was given up before.
+    Cancelled,
+    /// With this SQLSTATE and message.
+    Failed(&'static str, &'a str),
+}
+
+impl Running {
+    /// What it has asked so far; all zero when it classifies nothing.
+    pub fn progress(&self) -> Summary {
+        self.ended.progress()
+    }
+
+    /// The rows as they come, and what [`Session::finish`] wants. Dropping the rows cancels the statement.
+    pub fn split(self) -> (SendableRecordBatchStream, Ended) {
+        (self.rows, self.ended)
+    }
+}
+
+impl Ended {
+    /// What it has asked so far; all zero when it classifies nothing.
+    pub fn progress(&self) -> Summary {
+        self.scope.tally().summary()
+    }
+}
+
+impl Session {
+    /// The statements of a script. One that cannot be parsed is reported in its place, and ends the list.
+    pub fn split(&self, script: &str) -> Vec<Result<Statement, Error>> {
+        script::split(script)
+    }
+
+    /// Whether `script` ends inside a statement, so that a prompt asks for another line.
+    pub fn is_incomplete(&self, script: &str) -> bool {
+        script::is_incomplete(script)
+    }
+
+    /// The same session, whose plans pass `guard` before they run.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Session {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// Where functions of one connection are registered.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Plans a statement; parameters (`$1`) stay open.
+    pub async fn plan(&self, statement: &Statement) -> Result<LogicalPlan, Error> {
+        let state = self.context.state();
+        Ok(state.statement_to_plan(statement.parsed.clone()).await?)
+    }
+
+    /// The columns that a plan's rows will have.
+    pub fn columns(&self, plan: &LogicalPlan) -> Result<SchemaRef, Error> {
+        let state = self.context.state();
+        let config = state.config_options();
+        let analyzed = state
+            .analyzer()
+            .execute_and_check(plan.clone(), config, |_, _| {})?;
+        Ok(Arc::new(analyzed.schema().as_arrow().clone()))
+    }
+
+    /// Plans and starts a statement. What it is to see of its own questions begins here.
+    pub async fn run(&self, statement: &Statement) -> Result<Running, Error> {
+        self.start(statement, None).await
+    }
+
+    /// Starts a statement that is planned, its parameters filled in.
+    pub async fn run_plan(
+        &self,
+        statement: &Statement,
+        plan: LogicalPlan,
+    ) -> Result<Running, Error> {
+        self.start(statement, Some(plan)).await
+    }
+
+    async fn start(
+        &self,
+        statement: &Statement,
+        plan: Option<LogicalPlan>,
+    ) -> Result<Running, Error> {
+        let scope = Arc::new(safeguard_udfs::Statement::new(self.settings()));
+        let ended = Ended {
+            scope: Arc::clone(&scope),
+            started_at: now(),
+            sql: statement.sql.clone(),
+        };
+        match self.rows(statement, plan, scope).await {
+            Ok(rows) => Ok(Running {
+                schema: rows.schema(),
+                tag: statement.tag,
+                rows,
+                ended,
+            }),
+            Err(error) => {
+                // CREATE TABLE AS has judged by now.
+                let message = error.to_string();
+                self.finish(ended, End::Failed(error.sqlstate(), &message))
+                    .await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn rows(
+        &self,
+        statement: &Statement,
+        plan: Option<LogicalPlan>,
+        scope: Arc<safeguard_udfs::Statement>,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        let reset = script::as_reset(statement).filter(|n| n == "all" || n.starts_with(SETTINGS));
+        if let Some(name) = reset {
+            self.reset(&name)?;
+            let nothing = self.context.read_empty()?.select_columns(&[])?;
+            return Ok(nothing.execute_stream().await?);
+        }
+        let state = self.context.state_ref();
+        state.write().config_mut().set_extension(scope);
+        let state = self.context.state();
+        let plan = match plan {
+            Some(plan) => plan,
+            None => state.statement_to_plan(statement.parsed.clone()).await?,
+        };
+        let locations = files::locations(&plan, &self.engine.roots)?;
+        if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) = &plan {
+            if let Some(guard) = &self.guard {
+                guard(&state.optimize(&plan)?)?;
+            }
+            let frame = self.context.execute_logical_plan(plan).await;
+            let frame = frame.map_err(|e| files::named(e, &locations))?;
+            let context = Arc::new(frame.task_ctx());
+            return rows_of(frame.create_physical_plan().await?, context);
+        }
+        rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+    }
+
+    /// Optimised once, looked at, made physical.
+    async fn physical(
+        &self,
+        state: &SessionState,
+        plan: &LogicalPlan,
+    ) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        let plan = state.optimize(plan)?;
+        if let Some(guard) = &self.guard {
+            guard(&plan)?;
+        }
+        let planner = state.query_planner();
+        Ok(planner.create_physical_plan(&plan, state).await?)
+    }
+
+    /// To be called when the rows are read or given up: logs a statement that classified in `safeguard.queries`, and
+    /// gives its notices.
+    pub async fn finish(&self, ended: Ended, end: End<'_>) -> Vec<String> {
+        let summary = ended.progress();
+        if summary.distinct_texts == 0 {
+            return Vec::new();
+        }
+        let mut notices = ended.scope.tally().notes();
+        notices.push(notice(&summary));
+        let status = match end {
+            End::Done => "ok".to_owned(),
+            End::Cancelled => "57014: cancelled".to_owned(),
+            End::Failed(sqlstate, message) => format!("{sqlstate}: {message}"),
+        };
+        let row = QueryRow {
+            started_at: ended.started_at,
+            user: self.user.clone(),
+            statement: ended.sql,
+            status,
+            rows: summary.rows,
+            distinct_texts: summary.distinct_texts,
+            recalled: summary.recalled,
+            screened: summary.screened,
+            asked: summary.asked,
+            undecided: summary.undecided_total(),
+            tokens_in: summary.tokens_in,
+            tokens_out: summary.tokens_out,
+            seconds: summary.elapsed.as_secs_f64(),
+        };
+        if let Err(e) = self.engine.store.append_query(row).await {
+            notices.push(format!(
+                "the statement is missing from safeguard.queries: {e}"
+            ));
+        }
+        notices
+    }
+
+    fn settings(&self) -> SafeguardSettings {
+        let state = self.context.state();
+        state
+            .config_options()
+            .extensions
+            .get::<SafeguardSettings>()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// The value of one of DataFusion's or this program's settings; `None` where there is no such setting.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        let state = self.context.state();
+        let entries = state.config_options().entries();
+        let entry = entries.into_iter().find(|entry| entry.key == name)?;
+        Some(entry.value.unwrap_or_default())
+    }
+
+    /// Sets one of DataFusion's or this program's settings.
+    pub fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+        let state = self.context.state_ref();
+        let mut state = state.write();
+        Ok(state.config_mut().options_mut().set(name, value)?)
+    }
+
+    /// Puts a setting back to what a new session has; `all` for all of this program's.
+    ///
+    /// DataFusion resets only its own settings.
+    pub fn reset(&self, name: &str) -> Result<(), Error> {
+        let defaults = SafeguardSettings::default().entries();
+        let state = self.context.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        for entry in defaults {
+            if name == "all" || entry.key == name {
+                options.set(&entry.key, entry.value.as_deref().unwrap_or_default())?;
+                if name != "all" {
+                    return Ok(());
+                }
+            }
+        }
+        if name == "all" {
+            return Ok(());
+        }
+        if name.starts_with("datafusion.") {
+            return Ok(ConfigField::reset(options, name)?);
+        }
+        // Says that there is no such setting, and which there are.
+        Ok(options.set(name, "")?)
+    }
+}
+
+/// The rows of a plan; what is wrong in a file is said with the file's name.
+fn rows_of(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream, Error> {
+    let files = files::scanned(&plan);
+    let rows = execute_stream(plan, context)?;
+    let schema = rows.schema();
+    let rows = rows.map_err(move |e| files::named(e, &files));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+}

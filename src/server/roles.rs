@@ -1,0 +1,234 @@
+//! What each role may do, decided on the plan that runs.
+//!
+//! Takes a role and an optimised logical plan, gives leave or the reason of a refusal, in PostgreSQL's words. Looks at
+//! every node, those of subqueries, views, EXPLAIN and INSERT included, and at the columns that scans really read: a
+//! view's or an alias's name hides nothing. Whatever is not known here is for admins. Knows no user and no session.
+
+use super::failure::Failure;
+pub use crate::config::Role;
+use crate::engine::management_function;
+use crate::store;
+use datafusion::catalog::TableProvider;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{
+    DdlStatement, DmlStatement, LogicalPlan, SetVariable, Statement, TableScan, TableSource,
+    WriteOp,
+};
+use std::sync::Arc;
+
+/// Columns of the store's tables that hold what people wrote or what a model said of it: not for readers.
+const WITHHELD: [(&str, &[&str]); 3] = [
+    ("verdicts", &["rationale", "rules"]),
+    ("queries", &["statement"]),
+    ("overrides", &["text", "note", "reviewer"]),
+];
+
+/// The functions whose answers hold such columns.
+const WITHHELD_FUNCTIONS: [&str; 1] = ["safeguard_verdict"];
+
+/// The one table that people write to.
+const OVERRIDES: &str = "overrides";
+
+/// Names of this program's table functions begin so.
+const FUNCTION_PREFIX: &str = "safeguard_";
+
+/// Settings of the whole process begin so: memory, folders, caches.
+const RUNTIME_SETTINGS: &str = "datafusion.runtime.";
+
+/// Whether `role` may run `plan`, which is optimised: its scans read the columns that they need and no others.
+///
+/// # Errors
+/// 42501, naming what is withheld, with the roles that may have it.
+pub fn check(role: Role, plan: &LogicalPlan) -> Result<(), Failure> {
+    if role == Role::Admin {
+        return Ok(());
+    }
+    let mut refused = None;
+    let looked = plan.apply_with_subqueries(|node| {
+        Ok(match of_node(role, node) {
+            Ok(()) => TreeNodeRecursion::Continue,
+            Err(failure) => {
+                refused = Some(failure);
+                TreeNodeRecursion::Stop
+            }
+        })
+    });
+    match refused {
+        Some(failure) => Err(failure),
+        None => looked.map(drop).map_err(Failure::from),
+    }
+}
+
+/// Whether `role` may set this setting, by whatever statement.
+///
+/// # Errors
+/// 42501 for what is the whole process's.
+pub fn check_setting(role: Role, name: &str) -> Result<(), Failure> {
+    let runtime = name.to_ascii_lowercase().starts_with(RUNTIME_SETTINGS);
+    match runtime && role < Role::Admin {
+        true => Err(only_admin(format!(
+            "permission denied to set parameter \"{name}\""
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// One node, without what is below it.
+fn of_node(role: Role, node: &LogicalPlan) -> Result<(), Failure> {
+    match node {
+        LogicalPlan::TableScan(scan) => of_scan(role, scan),
+        LogicalPlan::Analyze(_) if role < Role::Analyst => Err(only_analysts(
+            "permission denied for EXPLAIN ANALYZE".to_owned(),
+        )),
+        LogicalPlan::Extension(_) => match safeguard_udfs::called(node) {
+            Some(functions) => functions
+                .into_iter()
+                .try_for_each(|name| of_function(role, name)),
+            None => Err(only_admin(format!("permission denied for {}", node.display()))),
+        },
+        LogicalPlan::Dml(dml) => of_dml(role, dml),
+        LogicalPlan::Ddl(ddl) => Err(only_admin(format!("permission denied to {}", said(ddl)))),
+        LogicalPlan::Copy(_) => Err(Failure::new(
+            "42501",
+            "permission denied to COPY to or from a file",
+        )
+        .with_hint(
+            "only the role admin may; everybody may COPY to stdout, and psql's \\copy works for everybody",
+        )),
+        LogicalPlan::Statement(statement) => of_statement(role, statement),
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::Window(_)
+        | LogicalPlan::Aggregate(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Join(_)
+        | LogicalPlan::Repartition(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::EmptyRelation(_)
+        | LogicalPlan::Subquery(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Values(_)
+        | LogicalPlan::Explain(_)
+        | LogicalPlan::Analyze(_)
+        | LogicalPlan::Distinct(_)
+        | LogicalPlan::DescribeTable(_)
+        | LogicalPlan::Unnest(_)
+        | LogicalPlan::RecursiveQuery(_) => Ok(()),
+    }
+}
+
+fn of_function(role: Role, name: &str) -> Result<(), Failure> {
+    match role < Role::Analyst && WITHHELD_FUNCTIONS.contains(&name) {
+        true => Err(only_analysts(format!(
+            "permission denied for function {name}"
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn of_scan(role: Role, scan: &TableScan) -> Result<(), Failure> {
+    let provider = provider(&scan.source)?;
+    let function = management_function(provider.as_ref())
+        .or_else(|| as_function(&scan.table_name).filter(|name| name.starts_with(FUNCTION_PREFIX)));
+    if let Some(name) = function {
+        return Err(only_admin(format!("permission denied for function {name}")));
+    }
+    let Some(table) = store::table_name(provider.as_ref()) else {
+        return Ok(());
+    };
+    let withheld = WITHHELD
+        .iter()
+        .find(|(name, _)| *name == table && role < Role::Analyst);
+    let Some((_, withheld)) = withheld else {
+        return Ok(());
+    };
+    match read_columns(scan).find(|column| withheld.contains(column)) {
+        Some(column) => Err(only_analysts(format!(
+            "permission denied for column \"{column}\" of table {table}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The columns that a scan gives out or filters by.
+fn read_columns(scan: &TableScan) -> impl Iterator<Item = &str> {
+    let projected = scan.projected_schema.fields().iter();
+    let filtered = scan.filters.iter().flat_map(|filter| filter.column_refs());
+    projected
+        .map(|field| field.name().as_str())
+        .chain(filtered.map(|column| column.name.as_str()))
+}
+
+/// The name of the table function that a scan reads, as planning names it.
+fn as_function(table: &TableReference) -> Option<&str> {
+    match table {
+        TableReference::Bare { table } => table.strip_suffix("()"),
+        _ => None,
+    }
+}
+
+fn of_dml(role: Role, dml: &DmlStatement) -> Result<(), Failure> {
+    let provider = provider(&dml.target)?;
+    let overrides = store::table_name(provider.as_ref()) == Some(OVERRIDES);
+    let table = dml.table_name.table();
+    match dml.op {
+        WriteOp::Insert(InsertOp::Append) if overrides && role >= Role::Analyst => Ok(()),
+        WriteOp::Insert(InsertOp::Append) if overrides => Err(only_analysts(format!(
+            "permission denied for table {table}"
+        ))),
+        _ => Err(only_admin(format!("permission denied for table {table}"))),
+    }
+}
+
+fn of_statement(role: Role, statement: &Statement) -> Result<(), Failure> {
+    match statement {
+        Statement::SetVariable(SetVariable { variable, .. }) => check_setting(role, variable),
+        Statement::ResetVariable(reset) => check_setting(role, &reset.variable),
+        other => Err(only_admin(format!(
+            "permission denied for {}",
+            other.name()
+        ))),
+    }
+}
+
+fn provider(source: &Arc<dyn TableSource>) -> Result<Arc<dyn TableProvider>, Failure> {
+    let unknown = |error: DataFusionError| {
+        // What cannot be looked at may be anything.
+        only_admin(format!(
+            "permission denied for a table of an unknown kind: {error}"
+        ))
+    };
+    source_as_provider(source).map_err(unknown)
+}
+
+fn said(ddl: &DdlStatement) -> &'static str {
+    match ddl {
+        DdlStatement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE",
+        DdlStatement::CreateMemoryTable(_) => "CREATE TABLE",
+        DdlStatement::CreateView(_) => "CREATE VIEW",
+        DdlStatement::CreateCatalogSchema(_) => "CREATE SCHEMA",
+        DdlStatement::CreateCatalog(_) => "CREATE DATABASE",
+        DdlStatement::CreateIndex(_) => "CREATE INDEX",
+        DdlStatement::DropTable(_) => "DROP TABLE",
+        DdlStatement::DropView(_) => "DROP VIEW",
+        DdlStatement::DropCatalogSchema(_) => "DROP SCHEMA",
+        DdlStatement::CreateFunction(_) => "CREATE FUNCTION",
+        DdlStatement::DropFunction(_) => "DROP FUNCTION",
+    }
+}
+
+fn only_admin(why: String) -> Failure {
+    Failure::new("42501", why).with_hint("only the role admin may")
+}
+
+fn only_analysts(why: String) -> Failure {
+    Failure::new("42501", why).with_hint("only the roles analyst and admin may")
+}
+
+#[cfg(test)]
+#[path = "roles_tests.rs"]
+mod tests;
