@@ -48,7 +48,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match args.command {
         Command::Sql(args) => sql(args).await,
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args).await,
         Command::User(command) => users::run(command).await,
         Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
         Command::Model(command) => models::run(command),

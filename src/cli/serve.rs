@@ -1,18 +1,25 @@
 //! `safeguard serve`: the settings file and the command line as one.
 
 use super::args::Serve;
-use super::{USAGE, failed, report};
+use super::{USAGE, report, say};
 use crate::config::{ConfigError, ServeConfig, ServeOptions};
 use crate::error::Error;
 use std::process::ExitCode;
 
-/// Checks what was typed. The listener takes the settings from here.
-pub(super) fn run(args: Serve) -> ExitCode {
-    match config(args) {
-        Ok(config) => failed(&format!("nothing listens on {} yet", config.listen)),
+/// Serves until the process is told to stop.
+pub(super) async fn run(args: Serve) -> ExitCode {
+    let served = match config(args) {
+        Ok(config) => crate::server::serve(config, say).await,
+        Err(error) => Err(Error::Config(error)),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&Error::Config(error));
-            ExitCode::from(USAGE)
+            report(&error);
+            ExitCode::from(match error {
+                Error::Config(_) | Error::Usage(_) => USAGE,
+                _ => 1,
+            })
         }
     }
 }

@@ -92,7 +92,7 @@ where
     Box::new(Each { array, put })
 }
 
-/// A slot of `array` (of a type that [`types::plain`] gives), as `field` says what its values mean.
+/// A slot of `array` (of a type that [`pg_types::plain`] gives), as `field` says what its values mean.
 pub fn slot<'a>(array: &'a dyn Array, field: &'a FieldRef, form: Form, zone: &'a Zone) -> Slot<'a> {
     if let Some(cell) = special(array, field, form) {
         return Slot::new(array, Shape::Free, cell);
@@ -110,19 +110,19 @@ pub fn slot<'a>(array: &'a dyn Array, field: &'a FieldRef, form: Form, zone: &'a
 
 /// Fields whose metadata gives them a type of their own.
 fn special<'a>(array: &'a dyn Array, field: &Field, form: Form) -> Option<Box<dyn Cell + 'a>> {
-    let pg_type = types::pg_type(field);
+    let pg_type = pg_types::pg_type(field);
     let found = match (array.data_type(), form) {
-        (DataType::Int32, Form::Text) if types::is_oid(&pg_type) => {
+        (DataType::Int32, Form::Text) if pg_types::is_oid(&pg_type) => {
             each(array.as_primitive::<Int32Type>(), |v, out| {
                 put_u64(u64::from(v as u32), out)
             })
         }
-        (DataType::Int64, Form::Binary) if types::is_oid(&pg_type) => {
+        (DataType::Int64, Form::Binary) if pg_types::is_oid(&pg_type) => {
             each(array.as_primitive::<Int64Type>(), |v, out| {
                 out.put_u32(v as u32)
             })
         }
-        (DataType::UInt32, Form::Binary) if types::is_oid(&pg_type) => {
+        (DataType::UInt32, Form::Binary) if pg_types::is_oid(&pg_type) => {
             each(array.as_primitive::<UInt32Type>(), |v, out| out.put_u32(v))
         }
         (DataType::FixedSizeBinary(16), Form::Text) if pg_type == Type::UUID => {

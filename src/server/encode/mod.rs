@@ -14,10 +14,10 @@ pub(super) mod nested;
 pub(super) mod quote;
 #[cfg(test)]
 mod tests;
-pub(super) mod types;
+pub(super) mod pg_types;
 mod zone;
 
-pub use types::pg_type;
+pub use pg_types::pg_type;
 pub use zone::Zone;
 
 use super::failure::Failure;
@@ -140,7 +140,7 @@ impl Columns {
             let pg_type = pg_type(field);
             Ok(ColumnField {
                 name: display_name(field.name()).to_owned(),
-                type_len: types::type_len(&pg_type),
+                type_len: pg_types::type_len(&pg_type),
                 typmod: -1,
                 form: Form::from_code(code)?,
                 pg_type,
@@ -150,7 +150,7 @@ impl Columns {
             fields: (schema.fields().iter().enumerate().map(field))
                 .collect::<Result<_, Failure>>()?,
             arrow: schema.fields().iter().cloned().collect(),
-            plain: (schema.fields().iter().map(|f| types::plain(f.data_type()))).collect(),
+            plain: (schema.fields().iter().map(|f| pg_types::plain(f.data_type()))).collect(),
             display,
         })
     }
@@ -233,8 +233,8 @@ impl Columns {
                 return Ok(array.clone());
             }
             // Plans may give Utf8View where their schema says Utf8: the same bytes on the wire.
-            let own = types::plain(array.data_type());
-            let same = types::base_type(&own) == types::base_type(&self.plain[at]);
+            let own = pg_types::plain(array.data_type());
+            let same = pg_types::base_type(&own) == pg_types::base_type(&self.plain[at]);
             let to = if same { &own } else { &self.plain[at] };
             cast(array, to).map_err(|e| Failure::new("XX000", e.to_string()))
         };
