@@ -21,7 +21,7 @@ use crate::model::memory::check_memory;
 use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, QueryRow, Store, VersionRow, now};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::SchemaProvider;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
 use datafusion::physical_plan::execute_stream;
@@ -37,6 +37,24 @@ pub const CATALOG: &str = "safeguard";
 const SETTINGS: &str = "safeguard.";
 /// Who published the policies that come with the program.
 const SHIPPED_BY: &str = "safeguard";
+
+/// A table function, as a client may be told of it.
+#[derive(Debug)]
+pub struct FunctionDoc {
+    /// Its name.
+    pub name: &'static str,
+    /// Names and types of its arguments.
+    pub arguments: &'static [(&'static str, DataType)],
+    /// The columns of its rows.
+    pub returns: SchemaRef,
+    /// What it does, in a sentence or two.
+    pub description: &'static str,
+}
+
+/// The table functions that every session has.
+pub fn table_functions() -> Vec<FunctionDoc> {
+    vec![publish::documentation(), calibrate::documentation()]
+}
 
 /// What all sessions share.
 #[derive(Debug, Clone)]
