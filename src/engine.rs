@@ -24,6 +24,7 @@ use crate::model::memory::check_memory;
 use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, Store, VersionRow};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider, TableProvider,
@@ -40,6 +41,24 @@ use std::sync::Arc;
 pub const CATALOG: &str = "safeguard";
 /// Who published the policies that come with the program.
 const SHIPPED_BY: &str = "safeguard";
+
+/// A table function, as a client may be told of it.
+#[derive(Debug)]
+pub struct FunctionDoc {
+    /// Its name.
+    pub name: &'static str,
+    /// Names and types of its arguments.
+    pub arguments: &'static [(&'static str, DataType)],
+    /// The columns of its rows.
+    pub returns: SchemaRef,
+    /// What it does, in a sentence or two.
+    pub description: &'static str,
+}
+
+/// The table functions that every session has.
+pub fn table_functions() -> Vec<FunctionDoc> {
+    vec![publish::documentation(), calibrate::documentation()]
+}
 
 /// What all sessions share.
 #[derive(Debug, Clone)]

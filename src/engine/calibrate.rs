@@ -4,8 +4,8 @@
 //! golden set that is shipped under the policy's name); gives one row, the same that is stored in
 //! `safeguard.calibrations`. Arguments are checked when a plan is made; texts are asked when it runs. Knows no statistics.
 
-use super::Engine;
 use super::publish::{as_text, external};
+use super::{Engine, FunctionDoc};
 use crate::classify::calibrate::{Golden, in_words};
 use crate::config::CALIBRATION_TARGET;
 use crate::policy::golden::{GoldenRow, GoldenSet};
@@ -50,6 +50,20 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("finding", DataType::Utf8),
     ]))
 });
+
+/// What clients are told of it.
+pub(super) fn documentation() -> FunctionDoc {
+    FunctionDoc {
+        name: NAME,
+        arguments: &[
+            ("policy", DataType::Utf8),
+            ("target", DataType::Float64),
+            ("golden", DataType::Utf8),
+        ],
+        returns: Arc::clone(&SCHEMA),
+        description: "Scores a policy's golden set and finds from which gap on scores can stand in mode auto. Target and golden may be left out.",
+    }
+}
 
 pub(super) fn register(context: &SessionContext, engine: Engine) {
     context.register_udtf(NAME, Arc::new(Calibrate { engine }));

@@ -3,7 +3,7 @@
 //! A table function's call runs whenever a plan is made, so it only checks its arguments; publishing happens when the
 //! plan runs.
 
-use super::{Engine, version_row};
+use super::{Engine, FunctionDoc, version_row};
 use crate::error::Error;
 use crate::policy::{Policy, PolicyError, Published, Registry};
 use crate::store::{Store, now};
@@ -32,6 +32,20 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("new", DataType::Boolean),
     ]))
 });
+
+/// What clients are told of it.
+pub(super) fn documentation() -> FunctionDoc {
+    FunctionDoc {
+        name: NAME,
+        arguments: &[
+            ("name", DataType::Utf8),
+            ("text", DataType::Utf8),
+            ("note", DataType::Utf8),
+        ],
+        returns: Arc::clone(&SCHEMA),
+        description: "Publishes a version of a policy; none if the text is the current one. The note may be left out.",
+    }
+}
 
 pub(super) fn register(context: &SessionContext, engine: Engine, user: &str) {
     context.register_udtf(

@@ -175,6 +175,12 @@ fn cut(script: &str) -> Result<Vec<(&str, bool)>, String> {
     Ok(pieces)
 }
 
+/// The statements of a script, for tests without an engine.
+#[cfg(test)]
+pub(crate) fn split_for_tests(script: &str) -> Vec<Result<Statement, Error>> {
+    split(script)
+}
+
 pub(super) fn split(script: &str) -> Vec<Result<Statement, Error>> {
     let pieces = match cut(script) {
         Ok(pieces) => pieces,

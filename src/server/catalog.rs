@@ -1,10 +1,29 @@
 //! What clients ask about the database itself: `pg_catalog`, `information_schema`, and PostgreSQL's functions.
+//!
+//! Takes the catalog that all sessions share, gives it the tables of PostgreSQL's own (once a server), and gives each
+//! connection's session the functions that clients call, which answer from that connection's [`Facts`]. What clients
+//! really send is in `tests/clients/queries`. Knows no sockets.
+
+mod functions;
+mod functions_of;
+mod objects;
+mod procs;
+mod provider;
+mod relations;
+mod rows;
+mod standard;
+mod tables;
+
+pub(super) use provider::{has_table, is_empty};
 
 use super::settings::Settings;
+use crate::engine::CATALOG;
 use datafusion::common::DataFusionError;
 use datafusion::prelude::SessionContext;
+use provider::{PgCatalog, Shared};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a connection's functions answer from.
 #[derive(Debug, Clone)]
@@ -25,20 +44,52 @@ pub struct Facts {
 
 /// The catalog's tables, made once a server.
 #[derive(Debug, Clone)]
-pub struct Catalog {}
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
 
 impl Catalog {
-    /// Reads the static tables, and registers schema `pg_catalog` in the catalog that all sessions share.
+    /// Reads the static tables, and registers schema `pg_catalog` in the catalog that all sessions share. The
+    /// functions that clients are told of are those of `context`.
     ///
     /// # Errors
     /// When the session has no catalog to register it in.
     pub fn new(context: &SessionContext) -> Result<Catalog, DataFusionError> {
-        let _ = context;
-        Ok(Catalog {})
+        let shared = Arc::new(Shared::new(context, CATALOG, micros())?);
+        let schema = Arc::new(PgCatalog {
+            shared: Arc::clone(&shared),
+        });
+        shared
+            .catalog()?
+            .register_schema(relations::PG_CATALOG, schema)?;
+        Ok(Catalog { shared })
     }
 
-    /// Gives a connection's session the functions that clients call.
+    /// Gives a connection's session the functions that clients call, in place of DataFusion's of the same names.
     pub fn install(&self, context: &SessionContext, facts: Facts) {
-        let _ = (context, facts);
+        let facts = Arc::new(facts);
+        let state = context.state_ref();
+        state.write().config_mut().set_extension(Arc::clone(&facts));
+        functions::register(context, &self.shared, &facts);
     }
 }
+
+/// Microseconds since 1970.
+fn micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    })
+}
+
+/// The name of a type that a function takes or returns.
+fn function_type(oid: i32) -> String {
+    match oid {
+        2249 => "record".to_owned(),
+        25 => "text".to_owned(),
+        oid => relations::type_name(oid, None, &|_| None),
+    }
+}
+
+#[cfg(test)]
+mod client_tests;

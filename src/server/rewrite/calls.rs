@@ -1,0 +1,146 @@
+//! Calls of PostgreSQL's functions: their schemas, their spellings, and those that give several rows.
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind,
+    Query, SelectItem, SetExpr, Value,
+};
+
+/// A call of a function.
+pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
+    Expr::Function(function(name, args, Vec::new()))
+}
+
+fn function(name: &str, args: Vec<Expr>, clauses: Vec<FunctionArgumentClause>) -> Function {
+    let args = args.into_iter();
+    Function {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args
+                .map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)))
+                .collect(),
+            clauses,
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    }
+}
+
+/// The name without PostgreSQL's own schema; other schemas' functions keep theirs.
+pub(super) fn bare(name: &mut ObjectName) {
+    let words = super::words(name);
+    let own = matches!(words.as_slice(), [schema, _] if schema == "pg_catalog" || schema == "information_schema");
+    if own {
+        name.0.remove(0);
+    }
+}
+
+/// The arguments of a call of this function.
+fn args_of<'a>(expr: &'a Expr, wanted: &str) -> Option<Vec<&'a Expr>> {
+    let Expr::Function(Function { name, args, .. }) = expr else {
+        return None;
+    };
+    if super::words(name).as_slice() != [wanted] {
+        return None;
+    }
+    let FunctionArguments::List(list) = args else {
+        return None;
+    };
+    let exprs = list.args.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    });
+    exprs.collect()
+}
+
+pub(super) fn rewrite(expr: &mut Expr) {
+    if let Expr::Identifier(name) = expr {
+        // Words that PostgreSQL takes for calls.
+        let word = name.value.to_lowercase();
+        let known = ["current_schema", "current_role", "current_catalog"];
+        if name.quote_style.is_none() && known.contains(&word.as_str()) {
+            *expr = call(&word, Vec::new());
+        }
+        return;
+    }
+    if let Expr::Function(function) = expr {
+        bare(&mut function.name);
+        if let FunctionArguments::Subquery(query) = &mut function.args {
+            if super::words(&function.name).as_slice() == ["array"] {
+                if let Some(gathered) = gathered(query) {
+                    *expr = gathered;
+                }
+            }
+            return;
+        }
+    }
+    if let Some(args) = args_of(expr, "generate_subscripts") {
+        let Some(array) = args.first() else { return };
+        let length = call("array_length", vec![(*array).clone()]);
+        let one = Expr::value(Value::Number("1".into(), false));
+        let places = call("generate_series", vec![one, big(length)]);
+        *expr = call("unnest", vec![places]);
+    } else if let Some(args) = args_of(expr, "_pg_expandarray") {
+        let Some(array) = args.first() else { return };
+        let inner = call("pg_expandarray", vec![(*array).clone()]);
+        *expr = call("unnest", vec![inner]);
+    } else if let Some(args) = args_of(expr, "regexp_split_to_table") {
+        let args: Vec<Expr> = args.into_iter().cloned().collect();
+        *expr = call("unnest", vec![call("string_to_array", args)]);
+    }
+}
+
+fn big(expr: Expr) -> Expr {
+    use datafusion::sql::sqlparser::ast::{CastKind, DataType};
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(expr),
+        data_type: DataType::BigInt(None),
+        array: false,
+        format: None,
+    }
+}
+
+/// `ARRAY(SELECT x ..)` as `(SELECT array_agg(x) ..)`.
+fn gathered(query: &Query) -> Option<Expr> {
+    let mut query = query.clone();
+    let order = query.order_by.take();
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return None;
+    };
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty());
+    if grouped || select.distinct.is_some() || query.limit_clause.is_some() {
+        return None;
+    }
+    let [item] = select.projection.as_mut_slice() else {
+        return None;
+    };
+    let value = match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.clone(),
+        _ => return None,
+    };
+    let by = match order.map(|order| order.kind) {
+        Some(OrderByKind::Expressions(list)) => list,
+        _ => Vec::new(),
+    };
+    let by = by.into_iter().map(|mut order: OrderByExpr| {
+        // ORDER BY 1 is the value itself.
+        if matches!(&order.expr, Expr::Value(value) if matches!(value.value, Value::Number(..))) {
+            order.expr = value.clone();
+        }
+        order
+    });
+    let by: Vec<OrderByExpr> = by.collect();
+    let clauses = match by.is_empty() {
+        true => Vec::new(),
+        false => vec![FunctionArgumentClause::OrderBy(by)],
+    };
+    let gathered = Expr::Function(function("array_agg", vec![value], clauses));
+    *item = SelectItem::UnnamedExpr(gathered);
+    Some(Expr::Subquery(Box::new(query)))
+}
