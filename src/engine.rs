@@ -24,7 +24,7 @@ use crate::model::memory::check_memory;
 use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, Store, VersionRow};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider, TableProvider,

@@ -82,7 +82,7 @@ impl Shared {
         };
         let secret = engine.store().mock_secret().await?;
         Ok(Shared {
-            mock: Mock::new(secret, config.scram_iterations),
+            mock: Mock::new(secret),
             engine,
             config,
             catalog,

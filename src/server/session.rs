@@ -11,7 +11,7 @@ use super::failure::{Failure, Severity};
 use super::frontend::Message;
 use super::outbox::Outbox;
 use super::portal::{Portal, Prepared};
-use super::roles::Role;
+use super::roles::{self, Role};
 use super::settings::Settings;
 use super::statement::{self, Statement};
 use super::transaction::Transaction;
@@ -343,6 +343,7 @@ impl Session {
 
     /// Whether this connection may give a setting this value.
     pub(super) fn allowed(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
+        roles::check_setting(self.role, name)?;
         let asks = name.eq_ignore_ascii_case("safeguard.answer") && value != Some("stored");
         if self.role == Role::Reader && asks {
             return Err(

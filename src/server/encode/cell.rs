@@ -7,7 +7,7 @@ use super::datetime::{self, MICROS, split};
 use super::digits::{Decimal, put_i64, put_u64};
 use super::floats::{put_f32, put_f64};
 use super::interval::Interval;
-use super::{Form, Zone, nested, types};
+use super::{Form, Zone, nested, pg_types};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::*;
 use datafusion::arrow::buffer::NullBuffer;

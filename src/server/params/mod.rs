@@ -13,7 +13,7 @@ mod numeric;
 mod tests;
 pub(super) mod text;
 
-use super::encode::{Form, Zone, pg_type, types};
+use super::encode::{Form, Zone, pg_type, pg_types};
 use super::failure::Failure;
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
@@ -25,7 +25,7 @@ const QUOTED_MAX: usize = 256;
 
 /// The Arrow type of a PostgreSQL type; none for one that is unknown here, and for 0 and 705 (`unknown`).
 pub fn arrow_type(oid: u32) -> Option<DataType> {
-    if let Some(element) = types::element_of(oid) {
+    if let Some(element) = pg_types::element_of(oid) {
         let element = arrow_type(element.oid())?;
         return Some(DataType::new_list(element, true));
     }
@@ -46,7 +46,7 @@ pub fn arrow_type(oid: u32) -> Option<DataType> {
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::CHAR => DataType::Utf8,
         Type::JSON | Type::JSONB | Type::UUID | Type::XML => DataType::Utf8,
         // Unsigned and 32 bits wide: the signed integer that holds every one.
-        ref oid if types::is_oid(oid) => DataType::Int64,
+        ref oid if pg_types::is_oid(oid) => DataType::Int64,
         _ => return None,
     })
 }
@@ -142,7 +142,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match types::element_of(oid) {
+        match pg_types::element_of(oid) {
             Some(element) => array::from_text(text, &element, wanted, self.zone),
             None => text::scalar(text, oid, wanted, self.zone),
         }
@@ -154,7 +154,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match types::element_of(oid) {
+        match pg_types::element_of(oid) {
             Some(element) => array::from_binary(bytes, &element, wanted, self.zone),
             None => binary::scalar(bytes, oid, wanted),
         }
