@@ -7,10 +7,14 @@ mod fields;
 mod fill;
 mod lines;
 mod options;
+#[cfg(test)]
+mod options_tests;
 mod parse;
 mod read;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
 mod write;
 
 pub use options::{Choice, Direction, Format, Header, Names, Options};

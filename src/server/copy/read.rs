@@ -222,11 +222,7 @@ impl Reader {
                 malformed("extra data after last expected column"),
             ));
         }
-        if let Some(field) = self.schema.fields().get(found) {
-            let missing = format!("missing data for column \"{}\"", field.name());
-            return Err(whole(self, malformed(missing)));
-        }
-        for at in 0..count {
+        for at in 0..found {
             let value = self
                 .fields
                 .value(at, self.force_not_null[at], self.force_null[at]);
@@ -246,6 +242,10 @@ impl Reader {
                 let name = self.schema.field(at).name();
                 return Err(self.at(failure, &format!("line {number}, column {name}: {shown}")));
             }
+        }
+        if let Some(field) = self.schema.fields().get(found) {
+            let missing = format!("missing data for column \"{}\"", field.name());
+            return Err(whole(self, malformed(missing)));
         }
         self.waiting += 1;
         self.rows += 1;

@@ -11,6 +11,8 @@ pub(super) mod digits;
 pub(super) mod floats;
 pub(super) mod interval;
 pub(super) mod nested;
+#[cfg(test)]
+mod nested_tests;
 pub(super) mod quote;
 #[cfg(test)]
 mod tests;

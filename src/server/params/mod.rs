@@ -7,6 +7,8 @@ mod array;
 mod binary;
 mod cast;
 pub(super) mod datetime;
+#[cfg(test)]
+mod datetime_tests;
 mod interval;
 mod numeric;
 #[cfg(test)]

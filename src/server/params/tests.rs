@@ -10,7 +10,7 @@ fn read(text: &str, pg_type: &Type) -> String {
     shown(decode(Some(text.as_bytes()), 0, pg_type.oid(), None))
 }
 
-fn shown(result: Result<ScalarValue, Failure>) -> String {
+pub(super) fn shown(result: Result<ScalarValue, Failure>) -> String {
     match result {
         Ok(value) => again(&value),
         Err(failure) => failure.sqlstate.to_owned(),
@@ -36,7 +36,7 @@ fn form(value: &ScalarValue, code: i16) -> Option<Vec<u8>> {
     (size >= 0).then(|| out[11..].to_vec())
 }
 
-fn check(pg_type: Type, cases: &[(&str, &str)]) {
+pub(super) fn check(pg_type: Type, cases: &[(&str, &str)]) {
     for (text, expected) in cases {
         assert_eq!(read(text, &pg_type), *expected, "{text:?} as {pg_type}");
     }
@@ -178,127 +178,6 @@ fn texts_and_the_like() {
         assert_eq!(shown(decode(Some(bytes), 0, 25, None)), expected);
         assert_eq!(shown(decode(Some(bytes), 1, 25, None)), expected);
     }
-}
-
-/// As PostgreSQL 15 reads them, with DateStyle ISO, MDY and the time zone UTC.
-#[test]
-fn dates_and_times() {
-    check(
-        Type::DATE,
-        &[
-            ("2024-02-29", "2024-02-29"),
-            ("2023-02-29", "22008"),
-            ("2024-13-01", "22008"),
-            ("20240102", "2024-01-02"),
-            ("1/8/1999", "1999-01-08"),
-            ("1/8/99", "1999-01-08"),
-            ("1/8/24", "2024-01-08"),
-            ("2024/1/2", "2024-01-02"),
-            ("0044-03-15 BC", "0044-03-15 BC"),
-            ("0000-01-01", "22008"),
-            ("2024-01-02 03:04:05", "2024-01-02"),
-            ("epoch", "1970-01-01"),
-            ("infinity", "22008"),
-            ("x", "22007"),
-            ("", "22007"),
-            ("03:04", "22007"),
-            ("2024-01-02 2024-01-03", "22007"),
-        ],
-    );
-    check(
-        Type::TIME,
-        &[
-            ("04:05", "04:05:00"),
-            ("04:05:06.789", "04:05:06.789"),
-            ("04:05:06.7891234", "04:05:06.789123"),
-            ("23:59:60", "24:00:00"),
-            ("24:00:00", "24:00:00"),
-            ("24:00:01", "22008"),
-            ("25:00", "22008"),
-            ("04:05 PM", "16:05:00"),
-            ("12:05 AM", "00:05:00"),
-            ("13:05 PM", "22008"),
-            ("4", "22007"),
-        ],
-    );
-    check(
-        Type::TIMESTAMP,
-        &[
-            ("2024-01-02 03:04:05.123", "2024-01-02 03:04:05.123"),
-            ("2024-01-02T03:04:05", "2024-01-02 03:04:05"),
-            ("2024-01-02T03:04:05Z", "2024-01-02 03:04:05"),
-            ("2024-01-02 03:04:05+02", "2024-01-02 03:04:05"),
-            ("2024-01-02", "2024-01-02 00:00:00"),
-            ("294246-12-31 23:59:59", "294246-12-31 23:59:59"),
-            ("294247-01-01", "22008"),
-            ("2024-01-02 03:04:05.9999999", "2024-01-02 03:04:06"),
-            ("2024-01-02 3", "22007"),
-            ("now", "22007"),
-        ],
-    );
-    check(
-        Type::TIMESTAMPTZ,
-        &[
-            ("2024-01-02 03:04:05+02", "2024-01-02 01:04:05+00"),
-            ("2024-01-02 03:04:05 -03:30", "2024-01-02 06:34:05+00"),
-            ("2024-01-02T03:04:05.5+0530", "2024-01-01 21:34:05.5+00"),
-            (
-                "2024-07-02 03:04:05 America/New_York",
-                "2024-07-02 07:04:05+00",
-            ),
-            ("2024-07-02 03:04:05 Mars/Olympus", "22023"),
-            ("2024-01-02 03:04:05", "2024-01-02 03:04:05+00"),
-            ("2024-01-02 03:04:05+20", "22009"),
-        ],
-    );
-    let zone = Zone::parse("Europe/Berlin").unwrap();
-    let local = |text: &str| {
-        let value = decode_in(
-            &zone,
-            Some(text.as_bytes()),
-            0,
-            Type::TIMESTAMPTZ.oid(),
-            None,
-        );
-        shown(value)
-    };
-    assert_eq!(local("2024-07-02 03:04:05"), "2024-07-02 01:04:05+00");
-    // Clocks show 2:30 twice in October, and never in March.
-    assert_eq!(local("2024-10-27 02:30:00"), "2024-10-27 01:30:00+00");
-    assert_eq!(local("2024-03-31 02:30:00"), "2024-03-31 01:30:00+00");
-}
-
-#[test]
-fn intervals() {
-    check(
-        Type::INTERVAL,
-        &[
-            (
-                "1 year 2 mons 3 days 04:05:06.789",
-                "1 year 2 mons 3 days 04:05:06.789",
-            ),
-            (
-                "-1 years -2 mons +3 days -04:05:06",
-                "-1 years -2 mons +3 days -04:05:06",
-            ),
-            ("P1Y2M3DT4H5M6.789S", "1 year 2 mons 3 days 04:05:06.789"),
-            ("PT-1.5H", "-01:30:00"),
-            ("1 day ago", "-1 days"),
-            ("@ 1 minute", "00:01:00"),
-            ("1.5 months", "1 mon 15 days"),
-            ("1.5 days", "1 day 12:00:00"),
-            ("3 days 10 seconds 5 microseconds", "3 days 00:00:10.000005"),
-            ("90", "00:01:30"),
-            ("1-2", "1 year 2 mons"),
-            ("2 weeks", "14 days"),
-            ("100:00:00", "100:00:00"),
-            ("1h30m", "01:30:00"),
-            ("1 fortnight", "22007"),
-            ("", "22007"),
-            ("P", "22007"),
-            ("9999999999 years", "22015"),
-        ],
-    );
 }
 
 #[test]
