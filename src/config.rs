@@ -90,6 +90,10 @@ pub const SERVER_COPY_ROWS: usize = 8_192;
 pub const SERVER_PREPARED_MAX: usize = 10_000;
 /// Portals and cursors of one connection.
 pub const SERVER_PORTALS_MAX: usize = 1_000;
+/// Threads that run statements, for each core: some may be held by statements that compute without a pause.
+pub const SERVER_THREADS_PER_CORE: usize = 4;
+/// Threads that run statements, on however few cores.
+pub const SERVER_THREADS_MIN: usize = 8;
 /// Seconds of silence after which the system asks whether a client's machine is still there.
 pub const SERVER_KEEPALIVE_SECONDS: u64 = 60;
 /// Connections beyond the limit that are told so at once; further ones are dropped.

@@ -160,7 +160,7 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
             _ => "58030",
         },
         DataFusionError::ParquetError(_) => "58030",
-        _ => "XX000",
+        _ => of_words(&error.message()).unwrap_or("XX000"),
     }
 }
 

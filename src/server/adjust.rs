@@ -52,7 +52,9 @@ impl Session {
             Command::ShowAll => {
                 let schema = columns(self, command).unwrap_or_else(|| Arc::new(Schema::empty()));
                 let all = self.settings.all().into_iter();
-                let rows: Vec<_> = all.map(|(name, value, what)| vec![name, value, what]).collect();
+                let rows: Vec<_> = all
+                    .map(|(name, value, what)| vec![name, value, what])
+                    .collect();
                 return shown(schema, &rows);
             }
             Command::Set { name, value, local } => {

@@ -110,7 +110,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     None => std::future::pending().await,
                 }
             };
-            let most = self.reader.missing().clamp(8 << 10, SERVER_MESSAGE_BYTES_MAX);
+            let most = self
+                .reader
+                .missing()
+                .clamp(8 << 10, SERVER_MESSAGE_BYTES_MAX);
             tokio::select! {
                 biased;
                 () = self.shutdown.soft.cancelled() => {
@@ -164,7 +167,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         done.unwrap_or_else(|_| {
             // The last message may be half written.
             self.out.bytes.clear();
-            Err(Failure::fatal("XX000", "internal error: a bug, see the server's log"))
+            Err(Failure::fatal(
+                "XX000",
+                "internal error: a bug, see the server's log",
+            ))
         })
     }
 }

@@ -12,6 +12,7 @@ use super::outbox::Outbox;
 use super::session::Session;
 use crate::config::SERVER_COPY_ROWS;
 use crate::engine::{self, End, Ended};
+use crate::error::Error;
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
@@ -118,9 +119,10 @@ impl CopyIn {
             scan = scan.project(target.fields().iter().map(|field| {
                 match given.field_with_name(field.name()) {
                     Ok(_) => col(Ident::with_quote('"', field.name()).to_string()),
-                    Err(_) => lit(ScalarValue::try_from(field.data_type())
-                        .unwrap_or(ScalarValue::Null))
-                    .alias(field.name()),
+                    Err(_) => {
+                        lit(ScalarValue::try_from(field.data_type()).unwrap_or(ScalarValue::Null))
+                            .alias(field.name())
+                    }
                 }
             }))?;
         }
@@ -140,20 +142,24 @@ impl CopyIn {
     ) -> Result<CopyIn, Failure> {
         // What is logged and what errors name is the COPY, not the plan that stands for it.
         let statement = engine::Statement::parse("SELECT 1")?.named(sql);
-        let running = session.engine.run_plan(&statement, plan).await?;
-        let (mut stream, ended) = running.split();
-        let insert = tokio::spawn(async move {
-            while let Some(counts) = stream.next().await {
-                let counts = counts?;
-                debug_assert!(
-                    counts
-                        .columns()
-                        .first()
-                        .is_none_or(|c| c.as_any().is::<UInt64Array>())
-                );
-            }
-            Ok(())
-        });
+        let engine = Arc::clone(&session.engine);
+        let started = async move {
+            let (mut stream, ended) = engine.run_plan(&statement, plan).await?.split();
+            let insert = tokio::spawn(async move {
+                while let Some(counts) = stream.next().await {
+                    let counts = counts?;
+                    debug_assert!(
+                        counts
+                            .columns()
+                            .first()
+                            .is_none_or(|c| c.as_any().is::<UInt64Array>())
+                    );
+                }
+                Ok(())
+            });
+            Ok::<_, Error>((insert, ended))
+        };
+        let (insert, ended) = session.shared.workers.run(started).await?;
         Ok(CopyIn {
             formats: reader.column_format(),
             reader,

@@ -11,9 +11,7 @@ use crate::engine::{End, Ended, Running, Session};
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::{
-    RecordBatchReceiverStream, RecordBatchStreamAdapter,
-};
+use datafusion::physical_plan::stream::{RecordBatchReceiverStream, RecordBatchStreamAdapter};
 use futures::StreamExt;
 use safeguard_udfs::Summary;
 use std::time::Duration;

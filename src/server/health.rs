@@ -35,7 +35,8 @@ impl Health {
     /// # Errors
     /// The address is in use, or not this machine's.
     pub async fn bind(shared: Arc<Shared>, wanted: SocketAddr) -> Result<Health, Error> {
-        let unbound = |error: io::Error| Error::Usage(format!("cannot listen on {wanted}: {error}"));
+        let unbound =
+            |error: io::Error| Error::Usage(format!("cannot listen on {wanted}: {error}"));
         let listener = TcpListener::bind(wanted).await.map_err(unbound)?;
         Ok(Health {
             address: listener.local_addr().map_err(unbound)?,

@@ -3,9 +3,9 @@
 //! Takes an address, gives each client a task. Beyond the limit a client is told so and may still cancel; when the
 //! server stops, idle connections end at once, running statements within a limit. Knows no message.
 
+use super::Shared;
 use super::connection::Shutdown;
 use super::startup::{self, Peer};
-use super::Shared;
 use crate::config::{SERVER_KEEPALIVE_SECONDS, SERVER_REFUSAL_MS, SERVER_REFUSALS_MAX};
 use crate::error::Error;
 use socket2::{SockRef, TcpKeepalive};
@@ -35,7 +35,8 @@ impl Server {
     /// The address is in use, or not this machine's.
     pub async fn bind(shared: Arc<Shared>) -> Result<Server, Error> {
         let wanted = shared.config.listen;
-        let unbound = |error: io::Error| Error::Usage(format!("cannot listen on {wanted}: {error}"));
+        let unbound =
+            |error: io::Error| Error::Usage(format!("cannot listen on {wanted}: {error}"));
         let listener = TcpListener::bind(wanted).await.map_err(unbound)?;
         let address = listener.local_addr().map_err(unbound)?;
         Ok(Server {
@@ -77,7 +78,8 @@ impl Server {
             self.shared.counters.accepted.add();
             let _ = stream.set_nodelay(true);
             // A client whose machine vanished says nothing: the system asks it.
-            let alive = TcpKeepalive::new().with_time(Duration::from_secs(SERVER_KEEPALIVE_SECONDS));
+            let alive =
+                TcpKeepalive::new().with_time(Duration::from_secs(SERVER_KEEPALIVE_SECONDS));
             let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
             let peer = Peer {
                 address,

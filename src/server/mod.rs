@@ -34,6 +34,7 @@ pub mod startup;
 mod statement;
 pub mod tls;
 mod transaction;
+mod workers;
 
 use crate::config::ServeConfig;
 use crate::engine::Engine;
@@ -42,12 +43,14 @@ use cancel::Registry;
 use catalog::Catalog;
 use connection::Shutdown;
 use counters::Counters;
+use datafusion::common::DataFusionError;
 use health::Health;
 use listen::Server;
 use scram::Mock;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tls::Tls;
+use workers::Workers;
 
 /// What all connections share.
 pub struct Shared {
@@ -63,6 +66,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Certificate and key, where it has them.
     pub tls: Option<Tls>,
+    /// What runs statements.
+    pub(crate) workers: Workers,
     /// Grows with every change of a table.
     pub tables: AtomicU64,
     /// What answers for users that do not exist are made of. Never shown.
@@ -89,6 +94,7 @@ impl Shared {
             counters: Arc::default(),
             registry: Arc::default(),
             tls,
+            workers: Workers::new().map_err(DataFusionError::from)?,
             tables: AtomicU64::new(0),
         })
     }
@@ -113,12 +119,17 @@ pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error>
     let shutdown = Shutdown::default();
     if let Some(watched) = watched {
         let health = Health::bind(Arc::clone(&shared), watched).await?;
-        say(&format!("health and metrics on http://{}", health.address()));
+        say(&format!(
+            "health and metrics on http://{}",
+            health.address()
+        ));
         tokio::spawn(health.run(shutdown.clone()));
     }
     if users == 0 {
         let role = shared.config.anonymous_role;
-        say(&format!("there are no users: whoever connects is {role} (safeguard user add)"));
+        say(&format!(
+            "there are no users: whoever connects is {role} (safeguard user add)"
+        ));
     }
     say(&format!("listening on {}", server.address()));
     tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));

@@ -108,10 +108,16 @@ impl Prepared {
         for name in known.keys() {
             let number = name.trim_start_matches('$').parse::<usize>();
             let number = number.map_err(|_| {
-                Failure::new("42P02", format!("there is no parameter {name}: use $1, $2, .."))
+                Failure::new(
+                    "42P02",
+                    format!("there is no parameter {name}: use $1, $2, .."),
+                )
             })?;
             if number == 0 || number > usize::from(u16::MAX) {
-                return Err(Failure::new("42P02", format!("there is no parameter {name}")));
+                return Err(Failure::new(
+                    "42P02",
+                    format!("there is no parameter {name}"),
+                ));
             }
             count = count.max(number);
         }
@@ -127,9 +133,7 @@ impl Prepared {
             let wanted = known.get(&format!("${}", at + 1)).cloned().flatten();
             let given = prepared.given.get(at).copied().unwrap_or(0);
             prepared.parameters.push(match (given, &wanted) {
-                (0 | UNKNOWN, Some(wanted)) => {
-                    pg_type(&Field::new("", wanted.clone(), true)).oid()
-                }
+                (0 | UNKNOWN, Some(wanted)) => pg_type(&Field::new("", wanted.clone(), true)).oid(),
                 (0 | UNKNOWN, None) => TEXT,
                 (given, _) => given,
             });
@@ -266,11 +270,7 @@ impl Prepared {
     ///
     /// # Errors
     /// Formats that fit no columns.
-    pub fn described(
-        &self,
-        formats: &[i16],
-        display: Display,
-    ) -> Result<Option<Columns>, Failure> {
+    pub fn described(&self, formats: &[i16], display: Display) -> Result<Option<Columns>, Failure> {
         match &self.columns {
             Some(schema) => Ok(Some(Columns::new(schema, formats, display)?)),
             None => Ok(None),

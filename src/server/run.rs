@@ -14,6 +14,7 @@ use super::statement::{Declare, Fetch, Kind, Statement, located};
 use super::{adjust, copy, params, transaction};
 use crate::config::{SERVER_PORTALS_MAX, SERVER_PREPARED_MAX};
 use crate::engine;
+use crate::error::Error;
 use bytes::BytesMut;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::ScalarValue;
@@ -120,7 +121,10 @@ impl Session {
                 let plan = self.planned(query, values).await?;
                 match self.query(query, plan).await? {
                     Outcome::Rows(cursor) => Ok(Outcome::CopyOut(cursor, options.clone())),
-                    _ => Err(Failure::new("42601", "COPY TO STDOUT needs a query with rows")),
+                    _ => Err(Failure::new(
+                        "42601",
+                        "COPY TO STDOUT needs a query with rows",
+                    )),
                 }
             }
             Kind::CopyIn {
@@ -142,15 +146,23 @@ impl Session {
         query: &engine::Statement,
         values: Values,
     ) -> Result<LogicalPlan, Failure> {
+        let (engine, query) = (Arc::clone(&self.engine), query.clone());
         if let Some((prepared, values)) = values {
             let version = self.plans();
-            return prepared.filled(&self.engine, query, version, values).await;
+            let filled = async move { prepared.filled(&engine, &query, version, values).await };
+            return self.shared.workers.run(filled).await;
         }
-        let plan = self.engine.plan(query).await;
-        let plan = plan.map_err(|error| located(error, &query.sql))?;
+        let planned = async move {
+            let plan = engine.plan(&query).await;
+            plan.map_err(|error| located(error, &query.sql))
+        };
+        let plan = self.shared.workers.run(planned).await?;
         match plan.get_parameter_names()?.into_iter().next() {
             None => Ok(plan),
-            Some(name) => Err(Failure::new("42P02", format!("there is no parameter {name}"))),
+            Some(name) => Err(Failure::new(
+                "42P02",
+                format!("there is no parameter {name}"),
+            )),
         }
     }
 
@@ -172,11 +184,13 @@ impl Session {
             _ => None,
         };
         let changes_tables = matches!(plan, LogicalPlan::Ddl(_));
-        let running = self.engine.run_plan(query, plan).await;
+        let (engine, own) = (Arc::clone(&self.engine), query.clone());
+        let running = async move { Ok(Cursor::new(engine.run_plan(&own, plan).await?)) };
+        let cursor: Result<Cursor, Error> = self.shared.workers.run(running).await;
         if changes_tables {
             self.shared.tables.fetch_add(1, Ordering::AcqRel);
         }
-        let cursor = Cursor::new(running?);
+        let cursor = cursor?;
         if let Some(table) = made {
             // What a CREATE TABLE AS put into its table is known afterwards only.
             let rows = self.engine.context().table(table).await?.count().await?;
@@ -234,7 +248,10 @@ impl Session {
             Kind::Declare(declare) => &declare.query,
             Kind::CopyOut { query, .. } => query,
             Kind::Fetch(fetch) if !fetch.moves => {
-                let open = self.portals.get(&fetch.cursor).and_then(|p| p.open.as_ref());
+                let open = self
+                    .portals
+                    .get(&fetch.cursor)
+                    .and_then(|p| p.open.as_ref());
                 let columns = open.map(|open| open.cursor.schema());
                 let columns = columns.ok_or_else(|| no_cursor(&fetch.cursor))?;
                 return Ok(Prepared::plain(statement, Some(columns)));
@@ -250,9 +267,10 @@ impl Session {
             }
             _ => return Ok(Prepared::plain(statement, None)),
         };
-        let own = Arc::clone(&statement);
-        let version = self.plans();
-        let mut prepared = Prepared::plan(&self.engine, own, query, given, version).await?;
+        let (own, query) = (Arc::clone(&statement), query.clone());
+        let (engine, version) = (Arc::clone(&self.engine), self.plans());
+        let planned = async move { Prepared::plan(&engine, own, &query, given, version).await };
+        let mut prepared = self.shared.workers.run(planned).await?;
         if !matches!(statement.kind, Kind::Engine(_)) {
             prepared.columns = None;
         }
@@ -285,7 +303,7 @@ impl Session {
         if given != wanted {
             return Err(Failure::new(
                 "42601",
-                format!("wrong number of parameters for prepared statement \"{name}\"")
+                format!("wrong number of parameters for prepared statement \"{name}\""),
             ));
         }
         let bound = match values.is_empty() {
@@ -305,9 +323,12 @@ impl Session {
             .map(|(at, value)| format!("{value} AS v{at}"))
             .collect::<Vec<_>>();
         let query = engine::Statement::parse(&format!("SELECT {}", list.join(", ")))?;
-        let running = self.engine.run(&query).await?;
-        let (rows, _) = running.split();
-        let batches = datafusion::physical_plan::common::collect(rows).await?;
+        let engine = Arc::clone(&self.engine);
+        let running = async move {
+            let (rows, _) = engine.run(&query).await?.split();
+            Ok::<_, Error>(datafusion::physical_plan::common::collect(rows).await?)
+        };
+        let batches = self.shared.workers.run(running).await?;
         let row = batches.iter().find(|batch| batch.num_rows() > 0);
         let row = row.ok_or_else(|| Failure::new("42601", "parameters have no values"))?;
         let values = row.columns().iter();
@@ -329,7 +350,10 @@ impl Session {
         self.room(&declare.name)?;
         let plan = self.planned(&declare.query, values).await?;
         let Outcome::Rows(cursor) = self.query(&declare.query, plan).await? else {
-            return Err(Failure::new("42601", "DECLARE CURSOR needs a query with rows"));
+            return Err(Failure::new(
+                "42601",
+                "DECLARE CURSOR needs a query with rows",
+            ));
         };
         let formats = if declare.binary { vec![1] } else { vec![0] };
         let columns = cursor.columns(&formats, self.display())?;
@@ -391,7 +415,9 @@ impl Session {
                     columns.write_row_description(&mut out.bytes);
                 }
                 let manners = self.manners();
-                let done = limits.run(cursor.send(&mut columns, None, manners, out)).await;
+                let done = limits
+                    .run(cursor.send(&mut columns, None, manners, out))
+                    .await;
                 let done = done.map(|_| ());
                 self.finish(&mut cursor, &done, out).await;
                 done?;
@@ -419,8 +445,7 @@ impl Session {
                 self.copy = Some(*copy);
             }
             Outcome::Fetch(fetch) => {
-                self.fetch(&fetch, simple, formats, (limits, out))
-                    .await?;
+                self.fetch(&fetch, simple, formats, (limits, out)).await?;
             }
         }
         Ok(())
@@ -439,7 +464,9 @@ impl Session {
         out.push(Out::CopyOutResponse(answer));
         writer.begin(&mut out.bytes);
         let manners = self.manners();
-        let done = limits.run(cursor.send(&mut writer, None, manners, out)).await;
+        let done = limits
+            .run(cursor.send(&mut writer, None, manners, out))
+            .await;
         let done = done.map(|_| ());
         self.finish(&mut cursor, &done, out).await;
         done?;

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 /// One connection's state.
 pub struct Session {
     pub(super) shared: Arc<Shared>,
-    pub(super) engine: engine::Session,
+    pub(super) engine: Arc<engine::Session>,
     pub(super) settings: Arc<Settings>,
     pub(super) role: Role,
     pub(super) transaction: Transaction,
@@ -82,7 +82,7 @@ impl Session {
     ) -> Session {
         Session {
             shared,
-            engine,
+            engine: Arc::new(engine),
             settings,
             role,
             transaction: Transaction::default(),
@@ -234,7 +234,10 @@ impl Session {
     /// Tells the client about settings that it wants to follow, and that it may go on.
     pub(super) fn ready<W: AsyncWrite + Unpin>(&mut self, out: &mut Outbox<W>) {
         for (name, value) in self.settings.report() {
-            out.push(Out::ParameterStatus(ParameterStatus::new(name.to_owned(), value)));
+            out.push(Out::ParameterStatus(ParameterStatus::new(
+                name.to_owned(),
+                value,
+            )));
         }
         let status = self.transaction.status();
         out.push(Out::ReadyForQuery(ReadyForQuery::new(status)));

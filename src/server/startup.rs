@@ -225,10 +225,7 @@ struct Handshake<'a, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
     /// Finds out who it is, and makes their session.
-    async fn session(
-        &mut self,
-        hello: Hello,
-    ) -> Result<(Session, super::cancel::Place), Failure> {
+    async fn session(&mut self, hello: Hello) -> Result<(Session, super::cancel::Place), Failure> {
         if hello.user.is_empty() {
             let why = "no PostgreSQL user name specified in startup packet";
             return Err(Failure::fatal("28000", why));
@@ -243,7 +240,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         }
         self.negotiate(&hello);
         let role = self.authenticate(&hello.user).await?;
-        let place = self.shared.registry.enter(if hello.minor >= 2 { 32 } else { 4 });
+        let place = self
+            .shared
+            .registry
+            .enter(if hello.minor >= 2 { 32 } else { 4 });
         let session = self.open(&hello, role, place.pid)?;
         let key = match hello.minor {
             0 | 1 => SecretKey::I32(i32::from_be_bytes(
@@ -252,7 +252,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
             _ => SecretKey::Bytes(place.key.clone()),
         };
         self.out.push(Out::Authentication(Authentication::Ok));
-        self.out.push(Out::BackendKeyData(BackendKeyData::new(place.pid, key)));
+        self.out
+            .push(Out::BackendKeyData(BackendKeyData::new(place.pid, key)));
         let mut session = session;
         session.ready(&mut self.out);
         let sent = self.out.flush().await;
@@ -419,7 +420,6 @@ fn switches(options: &str) -> Result<Vec<(String, String)>, Failure> {
     }
     Ok(switches)
 }
-
 
 #[cfg(test)]
 mod tests {

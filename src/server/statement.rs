@@ -210,7 +210,11 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
         return copy_statement(sql).map(Some);
     }
     if keyword(0) == Keyword::COPY && depth_zero(&[Keyword::FROM, Keyword::PROGRAM]) {
-        let what = if depth_zero(&[Keyword::PROGRAM]) { "a program" } else { "a file of the server" };
+        let what = if depth_zero(&[Keyword::PROGRAM]) {
+            "a program"
+        } else {
+            "a file of the server"
+        };
         return Err(
             Failure::new("0A000", format!("COPY with {what} is not supported"))
                 .with_hint("COPY .. FROM STDIN, psql's \\copy, or CREATE EXTERNAL TABLE"),
@@ -264,7 +268,11 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
     else {
         return Err(Failure::new("42601", "syntax error in COPY"));
     };
-    let direction = if to { copy::Direction::To } else { copy::Direction::From };
+    let direction = if to {
+        copy::Direction::To
+    } else {
+        copy::Direction::From
+    };
     let options = copy::Options::from_sql(&options, &legacy_options, direction)?;
     match (source, to, target) {
         (CopySource::Query(query), true, CopyTarget::Stdout) => Ok(Kind::CopyOut {
@@ -407,7 +415,10 @@ fn declare(sql: &str, declares: Vec<ast::Declare>) -> Result<Kind, Failure> {
         return Err(Failure::new("42601", "syntax error in DECLARE"));
     };
     let (Some(name), Some(query)) = (declare.names.first(), declare.for_query) else {
-        return Err(Failure::new("42601", "DECLARE needs CURSOR FOR and a query"));
+        return Err(Failure::new(
+            "42601",
+            "DECLARE needs CURSOR FOR and a query",
+        ));
     };
     Ok(Kind::Declare(Declare {
         name: folded(name),

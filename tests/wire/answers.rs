@@ -96,7 +96,12 @@ async fn transactions_say_what_they_cannot_undo() {
     .await;
     let warning = notices.recv().await.unwrap();
     assert_eq!(warning.code().code(), "01000");
-    assert!(warning.message().starts_with("1 statement that changed data"), "{warning:?}");
+    assert!(
+        warning
+            .message()
+            .starts_with("1 statement that changed data"),
+        "{warning:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,10 +115,19 @@ async fn settings_are_a_connections_own() {
             ("SHOW safeguard.mode", "auto"),
             ("SET safeguard.mode = 'score'", ""),
             ("SHOW safeguard.mode", "score"),
-            ("BEGIN; SET safeguard.mode = 'reason'; ROLLBACK; SHOW safeguard.mode", "score"),
-            ("BEGIN; SET LOCAL statement_timeout = '5s'; SHOW statement_timeout", "5s"),
+            (
+                "BEGIN; SET safeguard.mode = 'reason'; ROLLBACK; SHOW safeguard.mode",
+                "score",
+            ),
+            (
+                "BEGIN; SET LOCAL statement_timeout = '5s'; SHOW statement_timeout",
+                "5s",
+            ),
             ("COMMIT; SHOW statement_timeout", "0"),
-            ("SET TimeZone = 'Europe/Berlin'; SHOW TimeZone", "Europe/Berlin"),
+            (
+                "SET TimeZone = 'Europe/Berlin'; SHOW TimeZone",
+                "Europe/Berlin",
+            ),
         ],
     )
     .await;
@@ -132,14 +146,19 @@ async fn settings_are_a_connections_own() {
         let failed = simple(&one, sql).await;
         assert_eq!(&failed[..5.min(failed.len())], want, "{sql}: {failed}");
     }
-    check(&one, &[("DISCARD ALL", ""), ("SHOW safeguard.mode", "auto")]).await;
+    check(
+        &one,
+        &[("DISCARD ALL", ""), ("SHOW safeguard.mode", "auto")],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_prepared_with_inferred_types() {
     let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
-    let sql = "CREATE TABLE t AS SELECT x AS id, 'text ' || x AS body FROM generate_series(1, 5) g(x)";
+    let sql =
+        "CREATE TABLE t AS SELECT x AS id, 'text ' || x AS body FROM generate_series(1, 5) g(x)";
     assert_eq!(simple(&client, sql).await, "");
     let statement = client
         .prepare("SELECT id, body FROM t WHERE id = $1 OR body = $2 ORDER BY id LIMIT $3")
@@ -152,18 +171,31 @@ async fn statements_are_prepared_with_inferred_types() {
         .collect();
     assert_eq!(rows, [(2, "text 2".to_owned()), (4, "text 4".to_owned())]);
     // The same statement after its table changed, and after it is another table.
-    assert_eq!(simple(&client, "INSERT INTO t VALUES (6, 'text 4')").await, "");
+    assert_eq!(
+        simple(&client, "INSERT INTO t VALUES (6, 'text 4')").await,
+        ""
+    );
     let rows = client.query(&statement, &[&2_i64, &"text 4", &9_i64]).await;
     assert_eq!(rows.unwrap().len(), 3);
     let remade = "DROP TABLE t; CREATE TABLE t AS SELECT 2::bigint AS id, 'other' AS body";
     assert_eq!(simple(&client, remade).await, "");
     let rows = client.query(&statement, &[&2_i64, &"text 4", &9_i64]).await;
     assert_eq!(rows.unwrap()[0].get::<_, &str>(1), "other");
-    assert_eq!(simple(&client, "DROP TABLE t; CREATE TABLE t AS SELECT 'a' AS id, 'b' AS body").await, "");
+    assert_eq!(
+        simple(
+            &client,
+            "DROP TABLE t; CREATE TABLE t AS SELECT 'a' AS id, 'b' AS body"
+        )
+        .await,
+        ""
+    );
     let changed = client.query(&statement, &[&2_i64, &"text 4", &9_i64]).await;
     assert!(state(changed).starts_with(['0', '2', '4']));
     let judged = client
-        .query_one("SELECT safeguard_classify($1, $2)", &[&"hate", &"hello there"])
+        .query_one(
+            "SELECT safeguard_classify($1, $2)",
+            &[&"hate", &"hello there"],
+        )
         .await;
     assert_eq!(judged.unwrap().get::<_, &str>(0), "allowed");
     check(
@@ -171,8 +203,14 @@ async fn statements_are_prepared_with_inferred_types() {
         &[
             ("PREPARE p (int) AS SELECT $1 + 1", ""),
             ("EXECUTE p(41)", "42"),
-            ("EXECUTE p", "42601 wrong number of parameters for prepared statement \"p\""),
-            ("DEALLOCATE p; EXECUTE p(1)", "26000 prepared statement \"p\" does not exist"),
+            (
+                "EXECUTE p",
+                "42601 wrong number of parameters for prepared statement \"p\"",
+            ),
+            (
+                "DEALLOCATE p; EXECUTE p(1)",
+                "26000 prepared statement \"p\" does not exist",
+            ),
         ],
     )
     .await;
@@ -185,26 +223,44 @@ async fn cursors_and_portals_give_rows_in_parts() {
     check(
         &client,
         &[
-            ("CREATE TABLE t AS SELECT x AS id FROM generate_series(1, 9) g(x)", ""),
-            ("DECLARE c CURSOR FOR SELECT 1", "25P01 DECLARE CURSOR can only be used in transaction blocks"),
-            ("BEGIN; DECLARE c CURSOR FOR SELECT id FROM t ORDER BY id; FETCH 2 FROM c", "1;2"),
+            (
+                "CREATE TABLE t AS SELECT x AS id FROM generate_series(1, 9) g(x)",
+                "",
+            ),
+            (
+                "DECLARE c CURSOR FOR SELECT 1",
+                "25P01 DECLARE CURSOR can only be used in transaction blocks",
+            ),
+            (
+                "BEGIN; DECLARE c CURSOR FOR SELECT id FROM t ORDER BY id; FETCH 2 FROM c",
+                "1;2",
+            ),
             ("MOVE 3 IN c; FETCH NEXT FROM c", "6"),
             ("FETCH ALL FROM c", "7;8;9"),
             ("FETCH c", ""),
             ("FETCH 0 FROM c", "55000 cursor can only scan forward"),
             ("ROLLBACK; BEGIN; DECLARE c CURSOR FOR SELECT 1", ""),
-            ("FETCH BACKWARD 1 FROM c", "55000 cursor can only scan forward"),
+            (
+                "FETCH BACKWARD 1 FROM c",
+                "55000 cursor can only scan forward",
+            ),
             ("ROLLBACK", ""),
             ("BEGIN; CLOSE c", "34000 cursor \"c\" does not exist"),
             ("ROLLBACK", ""),
-            ("DECLARE h CURSOR WITH HOLD FOR SELECT id FROM t ORDER BY id", ""),
+            (
+                "DECLARE h CURSOR WITH HOLD FOR SELECT id FROM t ORDER BY id",
+                "",
+            ),
             ("FETCH 1 FROM h", "1"),
             ("CLOSE h", ""),
         ],
     )
     .await;
     let transaction = client.transaction().await.unwrap();
-    let portal = transaction.bind("SELECT id FROM t ORDER BY id", &[]).await.unwrap();
+    let portal = transaction
+        .bind("SELECT id FROM t ORDER BY id", &[])
+        .await
+        .unwrap();
     let mut sizes = Vec::new();
     for most in [4, 4, 4] {
         sizes.push(transaction.query_portal(&portal, most).await.unwrap().len());
@@ -217,8 +273,18 @@ async fn two_clients_with_different_sessions_share_nothing_but_tables() {
     let wire = Wire::start(config()).await;
     let (one, mut notices) = wire.connect("ann").await;
     let (other, mut heard) = wire.connect("bob").await;
-    assert_eq!(simple(&one, "CREATE TABLE t AS SELECT 'hello there' AS body").await, "");
-    assert_eq!(simple(&one, "SET safeguard.mode = 'score'; SET safeguard.max_rows = 1").await, "");
+    assert_eq!(
+        simple(&one, "CREATE TABLE t AS SELECT 'hello there' AS body").await,
+        ""
+    );
+    assert_eq!(
+        simple(
+            &one,
+            "SET safeguard.mode = 'score'; SET safeguard.max_rows = 1"
+        )
+        .await,
+        ""
+    );
     let sql = "SELECT safeguard_classify('hate', body) FROM t";
     let both = tokio::join!(simple(&one, sql), simple(&other, sql));
     assert_eq!(both, ("allowed".to_owned(), "allowed".to_owned()));

@@ -36,12 +36,18 @@ fn corpus() -> Vec<Vec<u8>> {
         framed(b'Q', b"COPY f FROM STDIN\0"),
         framed(b'Q', b"COPY f FROM STDIN (FORMAT binary)\0"),
         framed(b'd', b"1\tone\n2\ttwo\n"),
-        framed(b'd', b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0\x01x"),
+        framed(
+            b'd',
+            b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0\x01x",
+        ),
         framed(b'c', b""),
         framed(b'f', b"no more\0"),
         framed(b'P', b"s\0SELECT $1 + 1, $2\0\0\x02\0\0\0\x17\0\0\0\0"),
         framed(b'P', b"\0SELECT id, body FROM f WHERE id = $1\0\0\0"),
-        framed(b'B', b"p\0s\0\0\x02\0\x01\0\0\0\x02\0\0\0\x04\0\0\0\x07\0\0\0\x01x\0\x01\0\x01"),
+        framed(
+            b'B',
+            b"p\0s\0\0\x02\0\x01\0\0\0\x02\0\0\0\x04\0\0\0\x07\0\0\0\x01x\0\x01\0\x01",
+        ),
         framed(b'B', b"\0\0\0\0\0\x01\0\0\0\x011\0\0"),
         framed(b'D', b"Ss\0"),
         framed(b'D', b"P\0"),
@@ -85,7 +91,10 @@ fn messages() -> usize {
 async fn mutated_messages_end_in_an_answer_or_a_closed_connection() {
     let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
-    assert_eq!(simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await, "");
+    assert_eq!(
+        simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await,
+        ""
+    );
     let corpus = corpus();
     let mut dice = Dice(42);
     let mut left = messages();
@@ -142,7 +151,10 @@ async fn mutated_statements_end_in_an_answer() {
     let wire = Wire::start(config()).await;
     let mut dice = Dice(7);
     let (mut client, _) = wire.connect("ann").await;
-    assert_eq!(simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await, "");
+    assert_eq!(
+        simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await,
+        ""
+    );
     for round in 0..messages() / 10 {
         let mut sql = statements[dice.roll(statements.len())].as_bytes().to_vec();
         mutate(&mut dice, &mut sql);

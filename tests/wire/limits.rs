@@ -19,7 +19,10 @@ async fn one_connection_too_many_is_told_so() {
     assert_eq!(state(third), "53300 sorry, too many clients already");
     assert_eq!(simple(&two, "SELECT 1").await, "1");
     // Whoever is inside can still be cancelled from outside.
-    one.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+    one.cancel_token()
+        .cancel_query(tokio_postgres::NoTls)
+        .await
+        .unwrap();
     drop(one);
     loop {
         // The place is free once the server has seen the end.
@@ -46,7 +49,10 @@ async fn long_statements_and_long_answers_are_refused() {
     assert!(refused.starts_with("54000 a statement of 50"), "{refused}");
     let much = "SELECT x, 'some text' FROM generate_series(1, 100000) g(x)";
     let refused = simple(&client, much).await;
-    assert!(refused.starts_with("54000 the answer is longer than 10000"), "{refused}");
+    assert!(
+        refused.starts_with("54000 the answer is longer than 10000"),
+        "{refused}"
+    );
     assert_eq!(simple(&client, "SELECT 1").await, "1");
 }
 
@@ -83,7 +89,10 @@ async fn a_client_that_does_not_read_holds_nobody_up() {
     let (client, _) = wire.connect("ann").await;
     let sent = wire.shared.counters.sent.get();
     for _ in 0..50 {
-        assert_eq!(simple(&client, "SELECT count(*) FROM generate_series(1, 1000)").await, "1000");
+        assert_eq!(
+            simple(&client, "SELECT count(*) FROM generate_series(1, 1000)").await,
+            "1000"
+        );
     }
     assert_eq!(wire.shared.counters.sent.get(), sent);
 }

@@ -63,7 +63,10 @@ async fn stopped(way: Way) {
     let got = outcome.as_ref().map(|(_, failed)| failed.as_str());
     match want {
         Some(want) => assert_eq!(got, Some(want), "{way:?}"),
-        None => assert!(got.is_some_and(|got| got.starts_with("no answer")), "{got:?}"),
+        None => assert!(
+            got.is_some_and(|got| got.starts_with("no answer")),
+            "{got:?}"
+        ),
     }
     if way == Way::Shutdown {
         assert!(stopping.elapsed() < Duration::from_secs(1), "{way:?}");
@@ -121,12 +124,16 @@ async fn a_server_that_stops_lets_statements_end_within_its_limit() {
     let (client, mut notices) = wire.connect("ann").await;
     let (idle, _) = wire.connect("bob").await;
     let running = tokio::spawn(async move {
-        let sql = "SELECT count(safeguard_score('hate', 'text ' || x)) FROM generate_series(1, 300) g(x)";
+        let sql =
+            "SELECT count(safeguard_score('hate', 'text ' || x)) FROM generate_series(1, 300) g(x)";
         simple(&client, sql).await
     });
     notices.recv().await.unwrap();
     wire.shutdown.soft.cancel();
     assert_eq!(running.await.unwrap(), "300");
     let gone = state(idle.simple_query("SELECT 1").await);
-    assert!(gone.starts_with("57P01") || gone.starts_with("no answer"), "{gone}");
+    assert!(
+        gone.starts_with("57P01") || gone.starts_with("no answer"),
+        "{gone}"
+    );
 }

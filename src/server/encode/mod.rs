@@ -13,10 +13,10 @@ pub(super) mod interval;
 pub(super) mod nested;
 #[cfg(test)]
 mod nested_tests;
+pub(super) mod pg_types;
 pub(super) mod quote;
 #[cfg(test)]
 mod tests;
-pub(super) mod pg_types;
 mod zone;
 
 pub use pg_types::pg_type;
@@ -152,7 +152,11 @@ impl Columns {
             fields: (schema.fields().iter().enumerate().map(field))
                 .collect::<Result<_, Failure>>()?,
             arrow: schema.fields().iter().cloned().collect(),
-            plain: (schema.fields().iter().map(|f| pg_types::plain(f.data_type()))).collect(),
+            plain: (schema
+                .fields()
+                .iter()
+                .map(|f| pg_types::plain(f.data_type())))
+            .collect(),
             display,
         })
     }

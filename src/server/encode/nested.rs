@@ -1,7 +1,7 @@
 //! What holds other values: dictionaries, lists as arrays, structs as records, unions; maps and the unknown as text.
 
 use super::cell::{Cell, Shape, Slot, slot as cell_slot};
-use super::{Form, Zone, quote, pg_types};
+use super::{Form, Zone, pg_types, quote};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::*;
 use datafusion::arrow::datatypes::*;

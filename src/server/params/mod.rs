@@ -252,12 +252,12 @@ pub fn declared(types: &[datafusion::sql::sqlparser::ast::DataType]) -> Result<V
             T::Bytea => Type::BYTEA,
             T::Date => Type::DATE,
             T::Time(..) => Type::TIME,
-            T::Timestamp(_, zone) => match zone.to_string().contains("WITH TIME ZONE")
-                || zone.to_string() == "TZ"
-            {
-                true => Type::TIMESTAMPTZ,
-                false => Type::TIMESTAMP,
-            },
+            T::Timestamp(_, zone) => {
+                match zone.to_string().contains("WITH TIME ZONE") || zone.to_string() == "TZ" {
+                    true => Type::TIMESTAMPTZ,
+                    false => Type::TIMESTAMP,
+                }
+            }
             T::Uuid => Type::UUID,
             T::JSON => Type::JSON,
             T::JSONB => Type::JSONB,
