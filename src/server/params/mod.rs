@@ -15,7 +15,7 @@ mod numeric;
 mod tests;
 pub(super) mod text;
 
-use super::encode::{Form, Zone, pg_type, types};
+use super::encode::{Form, Zone, oids, pg_type};
 use super::failure::Failure;
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
@@ -27,7 +27,7 @@ const QUOTED_MAX: usize = 256;
 
 /// The Arrow type of a PostgreSQL type; none for one that is unknown here, and for 0 and 705 (`unknown`).
 pub fn arrow_type(oid: u32) -> Option<DataType> {
-    if let Some(element) = types::element_of(oid) {
+    if let Some(element) = oids::element_of(oid) {
         let element = arrow_type(element.oid())?;
         return Some(DataType::new_list(element, true));
     }
@@ -48,7 +48,7 @@ pub fn arrow_type(oid: u32) -> Option<DataType> {
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::CHAR => DataType::Utf8,
         Type::JSON | Type::JSONB | Type::UUID | Type::XML => DataType::Utf8,
         // Unsigned and 32 bits wide: the signed integer that holds every one.
-        ref oid if types::is_oid(oid) => DataType::Int64,
+        ref oid if oids::is_oid(oid) => DataType::Int64,
         _ => return None,
     })
 }
@@ -144,7 +144,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match types::element_of(oid) {
+        match oids::element_of(oid) {
             Some(element) => array::from_text(text, &element, wanted, self.zone),
             None => text::scalar(text, oid, wanted, self.zone),
         }
@@ -156,7 +156,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match types::element_of(oid) {
+        match oids::element_of(oid) {
             Some(element) => array::from_binary(bytes, &element, wanted, self.zone),
             None => binary::scalar(bytes, oid, wanted),
         }
