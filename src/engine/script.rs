@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use std::ops::ControlFlow;
 
 /// The dialect of every session.
@@ -132,6 +132,22 @@ fn rewrite<E>(
     })
 }
 
+/// Bytes before a column, which counts characters from 1.
+fn columns_in(line: &str, column: u64) -> usize {
+    let columns = usize::try_from(column).unwrap_or(1).saturating_sub(1);
+    line.char_indices()
+        .nth(columns)
+        .map_or(line.len(), |(at, _)| at)
+}
+
+/// The byte at a place that the tokenizer tells; `None` where the text has no such line.
+pub fn byte_at(sql: &str, place: Location) -> Option<usize> {
+    let before = usize::try_from(place.line).ok()?.checked_sub(1)?;
+    let starts = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1));
+    let start = starts.into_iter().nth(before)?;
+    Some(start + columns_in(&sql[start..], place.column))
+}
+
 /// Cuts at semicolons that are tokens, so that those in strings, dollar quotes and comments are text.
 fn cut(script: &str) -> Result<Vec<(&str, bool)>, String> {
     let mut tokens: Vec<TokenWithSpan> = Vec::new();
@@ -146,13 +162,7 @@ fn cut(script: &str) -> Result<Vec<(&str, bool)>, String> {
             .unwrap_or(1)
             .saturating_sub(1)
             .min(lines.len() - 1)];
-        let columns = usize::try_from(column).unwrap_or(1).saturating_sub(1);
-        let rest = &script[start..];
-        start
-            + rest
-                .char_indices()
-                .nth(columns)
-                .map_or(rest.len(), |(at, _)| at)
+        start + columns_in(&script[start..], column)
     };
     let (mut pieces, mut begin, mut empty) = (Vec::new(), 0, true);
     for token in &tokens {

@@ -131,6 +131,7 @@ impl CopyIn {
             LogicalPlanBuilder::insert_into(scan.build()?, reference, target, InsertOp::Append)?
                 .build()?;
         let reader = copy::Reader::new(&name, given, options.clone())?;
+        let reader = reader.in_zone(session.display().time_zone);
         CopyIn::of(session, plan, (reader, sender), sql).await
     }
 

@@ -107,7 +107,8 @@ impl Session {
         if !ends && prepared.statement.is_some() {
             self.transaction.check()?;
         }
-        let values = prepared.values(formats, values)?;
+        let zone = self.display().time_zone;
+        let values = prepared.values(formats, values, &zone)?;
         if name.is_empty() {
             self.close_portal(name).await;
         }

@@ -4,7 +4,7 @@
 //! prepared and again when tables or settings changed since: a plan holds the tables that it was made with.
 
 use super::cursor::Cursor;
-use super::encode::{Columns, Display, pg_type};
+use super::encode::{Columns, Display, Zone, pg_type};
 use super::failure::Failure;
 use super::params;
 use super::statement::{Kind, Statement, located};
@@ -204,6 +204,7 @@ impl Prepared {
         &self,
         formats: &[i16],
         values: &[Option<Bytes>],
+        zone: &Zone,
     ) -> Result<Vec<ScalarValue>, Failure> {
         let (given, wanted) = (values.len(), self.parameters.len());
         if given != wanted {
@@ -229,7 +230,8 @@ impl Prepared {
                 each => each[at],
             };
             let wanted = self.wanted[at].as_ref();
-            let value = params::decode(value.as_deref(), format, self.parameters[at], wanted);
+            let oid = self.parameters[at];
+            let value = params::decode_in(zone, value.as_deref(), format, oid, wanted);
             bound.push(value.map_err(|mut failure| {
                 let place = format!("parameter ${}", at + 1);
                 failure.detail.get_or_insert(place);

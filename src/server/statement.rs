@@ -9,7 +9,7 @@ use super::rewrite;
 use super::settings;
 use super::transaction;
 use crate::engine;
-use crate::engine::script::position;
+use crate::engine::script::{self, position};
 use crate::error::Error;
 use datafusion::sql::sqlparser::ast::{
     self, CloseCursor, CopySource, CopyTarget, Expr, FetchDirection, Ident, TransactionAccessMode,
@@ -207,7 +207,13 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
         })
     };
     if keyword(0) == Keyword::COPY && depth_zero(&[Keyword::STDIN, Keyword::STDOUT]) {
-        return copy_statement(sql).map(Some);
+        let streams = [Keyword::STDIN, Keyword::STDOUT];
+        let stream = tokens.iter().rev().find(|token| match &token.token {
+            Token::Word(word) => streams.contains(&word.keyword),
+            _ => false,
+        });
+        let end = stream.and_then(|token| script::byte_at(sql, token.span.end));
+        return copy_statement(sql, end.unwrap_or(sql.len())).map(Some);
     }
     if keyword(0) == Keyword::COPY && depth_zero(&[Keyword::FROM, Keyword::PROGRAM]) {
         let what = if depth_zero(&[Keyword::PROGRAM]) {
@@ -252,18 +258,14 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
     Ok(None)
 }
 
-fn copy_statement(sql: &str) -> Result<Kind, Failure> {
+/// `end` is where the stream's name ends and options begin: the parser knows fewer of them than PostgreSQL.
+fn copy_statement(sql: &str, end: usize) -> Result<Kind, Failure> {
     // The parser wants data behind FROM STDIN, and a semicolon before it.
-    let ended = format!("{sql};");
+    let ended = format!("{};", &sql[..end]);
     let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &ended);
     let parsed = parsed.map_err(|error| located(engine::syntax_error(error), sql))?;
     let Some(ast::Statement::Copy {
-        source,
-        to,
-        target,
-        options,
-        legacy_options,
-        ..
+        source, to, target, ..
     }) = parsed.into_iter().next()
     else {
         return Err(Failure::new("42601", "syntax error in COPY"));
@@ -273,7 +275,7 @@ fn copy_statement(sql: &str) -> Result<Kind, Failure> {
     } else {
         copy::Direction::From
     };
-    let options = copy::Options::from_sql(&options, &legacy_options, direction)?;
+    let options = copy::Options::parse(&sql[end..], direction)?;
     match (source, to, target) {
         (CopySource::Query(query), true, CopyTarget::Stdout) => Ok(Kind::CopyOut {
             query: Box::new(rewritten(sql, ast::Statement::Query(query))?),

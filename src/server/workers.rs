@@ -7,7 +7,7 @@
 use crate::config::{SERVER_THREADS_MIN, SERVER_THREADS_PER_CORE, THREAD_STACK_BYTES};
 use std::io;
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinSet;
 
 /// Threads that run statements.
 #[derive(Debug)]
@@ -47,13 +47,14 @@ impl Workers {
             .runtime
             .as_ref()
             .expect("bug: it is taken when dropped");
-        match AbortOnDropHandle::new(runtime.spawn(work)).await {
-            Ok(done) => done,
-            Err(ended) => match ended.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The server is being dropped, and whoever waits with it.
-                Err(_) => std::future::pending().await,
-            },
+        // A set of one: unlike a handle it ends its task when it is dropped.
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(work, runtime.handle());
+        match tasks.join_next().await {
+            Some(Ok(done)) => done,
+            Some(Err(ended)) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            // The server is being dropped, and whoever waits with it.
+            _ => std::future::pending().await,
         }
     }
 }

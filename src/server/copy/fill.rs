@@ -32,7 +32,7 @@ impl Fill {
         let data_type = field.data_type().clone();
         let pg_type = pg_type(field);
         // A `"char"` or an oid alias is read by its own rules.
-        let plain = pg_type == crate::server::encode::pg_types::base_type(&data_type);
+        let plain = pg_type == crate::server::encode::oids::base_type(&data_type);
         let builder = match &data_type {
             _ if !plain => Builder::Other(Vec::new()),
             DataType::Int16 => Builder::Int16(Int16Builder::new()),

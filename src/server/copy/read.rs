@@ -231,14 +231,8 @@ impl Reader {
                 (value, _) => self.columns[at].push_text(value, &self.zone),
             };
             if let Err(failure) = result {
-                let shown =
-                    match self
-                        .fields
-                        .value(at, self.force_not_null[at], self.force_null[at])
-                    {
-                        Some(value) => shown(value),
-                        None => "null input".to_owned(),
-                    };
+                let null = || "null input".to_owned();
+                let shown = self.fields.get(at).map_or_else(null, shown);
                 let name = self.schema.field(at).name();
                 return Err(self.at(failure, &format!("line {number}, column {name}: {shown}")));
             }

@@ -7,7 +7,7 @@ use super::datetime::{self, MICROS, split};
 use super::digits::{Decimal, put_i64, put_u64};
 use super::floats::{put_f32, put_f64};
 use super::interval::Interval;
-use super::{Form, Zone, nested, pg_types};
+use super::{Form, Zone, nested, oids};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::*;
 use datafusion::arrow::buffer::NullBuffer;
@@ -92,7 +92,7 @@ where
     Box::new(Each { array, put })
 }
 
-/// A slot of `array` (of a type that [`pg_types::plain`] gives), as `field` says what its values mean.
+/// A slot of `array` (of a type that [`oids::plain`] gives), as `field` says what its values mean.
 pub fn slot<'a>(array: &'a dyn Array, field: &'a FieldRef, form: Form, zone: &'a Zone) -> Slot<'a> {
     if let Some(cell) = special(array, field, form) {
         return Slot::new(array, Shape::Free, cell);
@@ -110,19 +110,19 @@ pub fn slot<'a>(array: &'a dyn Array, field: &'a FieldRef, form: Form, zone: &'a
 
 /// Fields whose metadata gives them a type of their own.
 fn special<'a>(array: &'a dyn Array, field: &Field, form: Form) -> Option<Box<dyn Cell + 'a>> {
-    let pg_type = pg_types::pg_type(field);
+    let pg_type = oids::pg_type(field);
     let found = match (array.data_type(), form) {
-        (DataType::Int32, Form::Text) if pg_types::is_oid(&pg_type) => {
+        (DataType::Int32, Form::Text) if oids::is_oid(&pg_type) => {
             each(array.as_primitive::<Int32Type>(), |v, out| {
                 put_u64(u64::from(v as u32), out)
             })
         }
-        (DataType::Int64, Form::Binary) if pg_types::is_oid(&pg_type) => {
+        (DataType::Int64, Form::Binary) if oids::is_oid(&pg_type) => {
             each(array.as_primitive::<Int64Type>(), |v, out| {
                 out.put_u32(v as u32)
             })
         }
-        (DataType::UInt32, Form::Binary) if pg_types::is_oid(&pg_type) => {
+        (DataType::UInt32, Form::Binary) if oids::is_oid(&pg_type) => {
             each(array.as_primitive::<UInt32Type>(), |v, out| out.put_u32(v))
         }
         (DataType::FixedSizeBinary(16), Form::Text) if pg_type == Type::UUID => {
@@ -200,14 +200,14 @@ fn text<'a>(array: &'a dyn Array, zone: &'a Zone) -> Option<(Shape, Box<dyn Cell
         D::Float64 => each(array.as_primitive::<Float64Type>(), put_f64),
         _ => match decimals(array, |decimal, out| decimal.put_text(out)) {
             Some(cell) => cell,
-            None => return text_free(array, zone).or_else(|| text_dates(array, zone)),
+            None => return text_free(array).or_else(|| text_dates(array, zone)),
         },
     };
     Some((Shape::Plain, plain))
 }
 
 /// Text of strings and bytes.
-fn text_free<'a>(array: &'a dyn Array, _: &'a Zone) -> Option<(Shape, Box<dyn Cell + 'a>)> {
+fn text_free<'a>(array: &'a dyn Array) -> Option<(Shape, Box<dyn Cell + 'a>)> {
     use DataType as D;
     let cell = match array.data_type() {
         D::Utf8 => each(array.as_string::<i32>(), put_str),

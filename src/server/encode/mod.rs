@@ -13,13 +13,13 @@ pub(super) mod interval;
 pub(super) mod nested;
 #[cfg(test)]
 mod nested_tests;
-pub(super) mod pg_types;
+pub(super) mod oids;
 pub(super) mod quote;
 #[cfg(test)]
 mod tests;
 mod zone;
 
-pub use pg_types::pg_type;
+pub use oids::pg_type;
 pub use zone::Zone;
 
 use super::failure::Failure;
@@ -142,7 +142,7 @@ impl Columns {
             let pg_type = pg_type(field);
             Ok(ColumnField {
                 name: display_name(field.name()).to_owned(),
-                type_len: pg_types::type_len(&pg_type),
+                type_len: oids::type_len(&pg_type),
                 typmod: -1,
                 form: Form::from_code(code)?,
                 pg_type,
@@ -152,11 +152,7 @@ impl Columns {
             fields: (schema.fields().iter().enumerate().map(field))
                 .collect::<Result<_, Failure>>()?,
             arrow: schema.fields().iter().cloned().collect(),
-            plain: (schema
-                .fields()
-                .iter()
-                .map(|f| pg_types::plain(f.data_type())))
-            .collect(),
+            plain: (schema.fields().iter().map(|f| oids::plain(f.data_type()))).collect(),
             display,
         })
     }
@@ -239,8 +235,8 @@ impl Columns {
                 return Ok(array.clone());
             }
             // Plans may give Utf8View where their schema says Utf8: the same bytes on the wire.
-            let own = pg_types::plain(array.data_type());
-            let same = pg_types::base_type(&own) == pg_types::base_type(&self.plain[at]);
+            let own = oids::plain(array.data_type());
+            let same = oids::base_type(&own) == oids::base_type(&self.plain[at]);
             let to = if same { &own } else { &self.plain[at] };
             cast(array, to).map_err(|e| Failure::new("XX000", e.to_string()))
         };

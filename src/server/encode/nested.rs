@@ -1,7 +1,7 @@
 //! What holds other values: dictionaries, lists as arrays, structs as records, unions; maps and the unknown as text.
 
 use super::cell::{Cell, Shape, Slot, slot as cell_slot};
-use super::{Form, Zone, pg_types, quote};
+use super::{Form, Zone, oids, quote};
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::*;
 use datafusion::arrow::datatypes::*;
@@ -130,7 +130,7 @@ impl Cell for List<'_> {
 
 fn list<'a>(array: &'a dyn Array, element: &'a FieldRef, form: Form, zone: &'a Zone) -> Slot<'a> {
     // Lists of lists are text: PostgreSQL's arrays are rectangular, Arrow's lists need not be.
-    let form = match pg_types::is_list(element.data_type()) {
+    let form = match oids::is_list(element.data_type()) {
         true => Form::Text,
         false => form,
     };
@@ -152,7 +152,7 @@ fn list<'a>(array: &'a dyn Array, element: &'a FieldRef, form: Form, zone: &'a Z
         bounds,
         elements: cell_slot(values, element, form, zone),
         form,
-        oid: pg_types::pg_type(element).oid(),
+        oid: oids::pg_type(element).oid(),
     };
     Slot::new(array, Shape::List, Box::new(cell))
 }
@@ -195,7 +195,7 @@ fn record<'a>(array: &'a dyn Array, fields: &'a Fields, form: Form, zone: &'a Zo
     let columns = array.as_struct().columns().iter().zip(fields);
     let fields = columns
         .map(|(column, field)| {
-            let oid = pg_types::pg_type(field).oid();
+            let oid = oids::pg_type(field).oid();
             (oid, cell_slot(column, field, form, zone))
         })
         .collect();

@@ -1,7 +1,7 @@
 //! Arrays of one dimension, from text and binary.
 
 use super::{Source, malformed, unsupported};
-use crate::server::encode::{Zone, pg_types};
+use crate::server::encode::{Zone, oids};
 use crate::server::failure::Failure;
 use datafusion::arrow::array::{ArrayRef, ListArray, new_empty_array};
 use datafusion::arrow::buffer::OffsetBuffer;
@@ -44,7 +44,7 @@ pub fn from_text(
         oid: element.oid(),
         zone,
     };
-    let wanted_element = wanted.and_then(pg_types::element).map(|f| f.data_type());
+    let wanted_element = wanted.and_then(oids::element).map(|f| f.data_type());
     let mut values = Vec::new();
     let mut scan = Scan {
         text,
@@ -211,7 +211,7 @@ pub fn from_binary(
         oid,
         zone,
     };
-    let wanted_element = wanted.and_then(pg_types::element).map(|f| f.data_type());
+    let wanted_element = wanted.and_then(oids::element).map(|f| f.data_type());
     let length = usize::try_from(length).map_err(|_| malformed())?;
     if length > rest.len() / 4 {
         return Err(malformed());
@@ -243,7 +243,7 @@ fn build(
     element: &Type,
     wanted: Option<&DataType>,
 ) -> Result<ScalarValue, Failure> {
-    let field = wanted.and_then(pg_types::element).cloned();
+    let field = wanted.and_then(oids::element).cloned();
     let data_type = match &field {
         Some(field) => field.data_type().clone(),
         None => common(&values, element),

@@ -4,7 +4,7 @@ use super::numeric::Numeric;
 use super::text::{json, uuid_scalar};
 use super::{malformed, unsupported, utc, utf8};
 use crate::server::encode::datetime::{DAY, EPOCH_DAYS, MICROS};
-use crate::server::encode::pg_types;
+use crate::server::encode::oids;
 use crate::server::failure::Failure;
 use datafusion::arrow::datatypes::{DataType, IntervalMonthDayNano};
 use datafusion::common::ScalarValue;
@@ -54,7 +54,7 @@ pub fn scalar(bytes: &[u8], oid: u32, wanted: Option<&DataType>) -> Result<Scala
             [0] => String::new(),
             byte => utf8(&byte)?.to_owned(),
         })),
-        ref alias if pg_types::is_oid(alias) => {
+        ref alias if oids::is_oid(alias) => {
             ScalarValue::Int64(Some(u32::from_be_bytes(exact(bytes)?).into()))
         }
         _ => return Err(refused()),

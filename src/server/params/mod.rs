@@ -9,13 +9,16 @@ mod cast;
 pub(super) mod datetime;
 #[cfg(test)]
 mod datetime_tests;
+mod declared;
 mod interval;
 mod numeric;
 #[cfg(test)]
 mod tests;
 pub(super) mod text;
 
-use super::encode::{Form, Zone, pg_type, pg_types};
+pub use declared::declared;
+
+use super::encode::{Form, Zone, oids, pg_type};
 use super::failure::Failure;
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
@@ -27,7 +30,7 @@ const QUOTED_MAX: usize = 256;
 
 /// The Arrow type of a PostgreSQL type; none for one that is unknown here, and for 0 and 705 (`unknown`).
 pub fn arrow_type(oid: u32) -> Option<DataType> {
-    if let Some(element) = pg_types::element_of(oid) {
+    if let Some(element) = oids::element_of(oid) {
         let element = arrow_type(element.oid())?;
         return Some(DataType::new_list(element, true));
     }
@@ -48,7 +51,7 @@ pub fn arrow_type(oid: u32) -> Option<DataType> {
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::CHAR => DataType::Utf8,
         Type::JSON | Type::JSONB | Type::UUID | Type::XML => DataType::Utf8,
         // Unsigned and 32 bits wide: the signed integer that holds every one.
-        ref oid if pg_types::is_oid(oid) => DataType::Int64,
+        ref oid if oids::is_oid(oid) => DataType::Int64,
         _ => return None,
     })
 }
@@ -144,7 +147,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match pg_types::element_of(oid) {
+        match oids::element_of(oid) {
             Some(element) => array::from_text(text, &element, wanted, self.zone),
             None => text::scalar(text, oid, wanted, self.zone),
         }
@@ -156,7 +159,7 @@ impl Source<'_> {
         oid: u32,
         wanted: Option<&DataType>,
     ) -> Result<ScalarValue, Failure> {
-        match pg_types::element_of(oid) {
+        match oids::element_of(oid) {
             Some(element) => array::from_binary(bytes, &element, wanted, self.zone),
             None => binary::scalar(bytes, oid, wanted),
         }
@@ -228,48 +231,4 @@ fn unsupported(message: impl Into<String>) -> Failure {
 fn shortened(text: &str) -> &str {
     let end = text.floor_char_boundary(QUOTED_MAX);
     &text[..end]
-}
-
-/// The types that a PREPARE declares, as PostgreSQL numbers them.
-///
-/// # Errors
-/// 42704 for a type that has no number here.
-pub fn declared(types: &[datafusion::sql::sqlparser::ast::DataType]) -> Result<Vec<u32>, Failure> {
-    use datafusion::sql::sqlparser::ast::DataType as T;
-    use pgwire::api::Type;
-    let number = |declared: &T| {
-        let known = match declared {
-            T::SmallInt(_) | T::Int2(_) => Type::INT2,
-            T::Int(_) | T::Integer(_) | T::Int4(_) => Type::INT4,
-            T::BigInt(_) | T::Int8(_) => Type::INT8,
-            T::Real | T::Float4 => Type::FLOAT4,
-            T::Double(_) | T::DoublePrecision | T::Float8 | T::Float(_) => Type::FLOAT8,
-            T::Numeric(_) | T::Decimal(_) => Type::NUMERIC,
-            T::Boolean | T::Bool => Type::BOOL,
-            T::Text | T::Varchar(_) | T::CharacterVarying(_) | T::Char(_) | T::Character(_) => {
-                Type::TEXT
-            }
-            T::Bytea => Type::BYTEA,
-            T::Date => Type::DATE,
-            T::Time(..) => Type::TIME,
-            T::Timestamp(_, zone) => {
-                match zone.to_string().contains("WITH TIME ZONE") || zone.to_string() == "TZ" {
-                    true => Type::TIMESTAMPTZ,
-                    false => Type::TIMESTAMP,
-                }
-            }
-            T::Uuid => Type::UUID,
-            T::JSON => Type::JSON,
-            T::JSONB => Type::JSONB,
-            other if other.to_string().eq_ignore_ascii_case("unknown") => Type::UNKNOWN,
-            other => {
-                return Err(Failure::new(
-                    "42704",
-                    format!("type \"{other}\" is not known as a parameter's"),
-                ));
-            }
-        };
-        Ok(known.oid())
-    };
-    types.iter().map(number).collect()
 }

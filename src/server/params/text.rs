@@ -4,7 +4,7 @@ use super::datetime::{self, Moment};
 use super::numeric::Numeric;
 use super::{interval, out_of_range, syntax, unsupported, utc};
 use crate::server::encode::Zone;
-use crate::server::encode::pg_types;
+use crate::server::encode::oids;
 use crate::server::failure::Failure;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -71,7 +71,7 @@ pub fn scalar(
             let end = text.chars().next().map_or(0, char::len_utf8);
             ScalarValue::Utf8(Some(text[..end].to_owned()))
         }
-        ref alias if pg_types::is_oid(alias) => {
+        ref alias if oids::is_oid(alias) => {
             let value = integer::<i64>(text, "oid")?;
             // PostgreSQL reads a negative number as its unsigned twin.
             let known = (i64::from(i32::MIN)..=i64::from(u32::MAX)).contains(&value);
