@@ -192,9 +192,10 @@ fn of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'sta
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return of_store(error);
     }
-    error
-        .downcast_ref::<Error>()
-        .map_or("XX000", Error::sqlstate)
+    match error.downcast_ref::<Error>() {
+        Some(error) => error.sqlstate(),
+        None => of_words(&error.to_string()).unwrap_or("XX000"),
+    }
 }
 
 fn of_classify(error: &ClassifyError) -> &'static str {

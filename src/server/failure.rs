@@ -43,6 +43,8 @@ pub struct Failure {
     pub message: String,
     /// More lines.
     pub detail: Option<String>,
+    /// Where in what was being done, for example a line of a COPY.
+    pub context: Option<String>,
     /// What the user might do.
     pub hint: Option<String>,
     /// Where in the statement, in characters from 1.
@@ -57,6 +59,7 @@ impl Failure {
             sqlstate,
             message: message.into(),
             detail: None,
+            context: None,
             hint: None,
             position: None,
         }

@@ -51,6 +51,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         );
         info.detail.clone_from(&failure.detail);
         info.hint.clone_from(&failure.hint);
+        info.where_context.clone_from(&failure.context);
         info.position = failure.position.map(|p| p.to_string());
         self.push(match failure.severity {
             Severity::Error | Severity::Fatal => {

@@ -158,8 +158,8 @@ impl Prepared {
             .iter()
             .zip(&self.wanted)
             .map(|(oid, wanted)| {
-                let given = params::arrow_type(*oid);
-                let typed = wanted.clone().or(given).unwrap_or(DataType::Utf8);
+                let typed = wanted.clone().or_else(|| params::arrow_type(*oid));
+                let typed = typed.unwrap_or(DataType::Utf8);
                 ScalarValue::try_from(&typed)
             })
             .collect();

@@ -184,6 +184,7 @@ impl Session {
             _ => None,
         };
         let changes_tables = matches!(plan, LogicalPlan::Ddl(_));
+        self.notices.extend(self.skipped(&plan));
         let (engine, own) = (Arc::clone(&self.engine), query.clone());
         let running = async move { Ok(Cursor::new(engine.run_plan(&own, plan).await?)) };
         let cursor: Result<Cursor, Error> = self.shared.workers.run(running).await;
@@ -201,6 +202,32 @@ impl Session {
         Ok(match rows {
             true => Outcome::Rows(cursor),
             false => Outcome::Counted(cursor),
+        })
+    }
+
+    /// What PostgreSQL says when IF EXISTS or IF NOT EXISTS leaves nothing to do.
+    fn skipped(&self, plan: &LogicalPlan) -> Option<Failure> {
+        let LogicalPlan::Ddl(statement) = plan else {
+            return None;
+        };
+        let (name, conditional, drops) = match statement {
+            DdlStatement::DropTable(drop) => (&drop.name, drop.if_exists, true),
+            DdlStatement::DropView(drop) => (&drop.name, drop.if_exists, true),
+            DdlStatement::CreateMemoryTable(table) => (&table.name, table.if_not_exists, false),
+            DdlStatement::CreateExternalTable(table) => (&table.name, table.if_not_exists, false),
+            _ => return None,
+        };
+        let exists = self.engine.context().table_exist(name.clone()).ok()?;
+        if !conditional || exists == drops {
+            return None;
+        }
+        let table = name.table();
+        Some(match drops {
+            true => Failure::notice(format!("table \"{table}\" does not exist, skipping")),
+            false => Failure {
+                sqlstate: "42P07",
+                ..Failure::notice(format!("relation \"{table}\" already exists, skipping"))
+            },
         })
     }
 
@@ -222,6 +249,14 @@ impl Session {
         }
         if done.began {
             self.settings.begin();
+            if let transaction::Command::Begin {
+                isolation: Some(level),
+                ..
+            } = command
+            {
+                self.settings
+                    .set("transaction_isolation", Some(level), true)?;
+            }
             if self.transaction.is_read_only() {
                 self.settings
                     .set("transaction_read_only", Some("on"), true)?;
@@ -403,6 +438,9 @@ impl Session {
         formats: &[i16],
         (limits, out): (&Limits<'_>, &mut Outbox<W>),
     ) -> Result<(), Failure> {
+        for notice in std::mem::take(&mut self.notices) {
+            self.tell(&notice, out);
+        }
         match outcome {
             Outcome::Tag(tag) => out.complete(tag),
             Outcome::Warned(warning, tag) => {

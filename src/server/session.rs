@@ -37,6 +37,8 @@ pub struct Session {
     pub(super) copy: Option<CopyIn>,
     /// Statements of a query string that wait for a COPY of the same string.
     pub(super) pending: VecDeque<Statement>,
+    /// What the client is told beside the answer that comes next.
+    pub(super) notices: Vec<Failure>,
     /// After an error in the extended protocol, until Sync.
     pub(super) skipping: bool,
     /// Changes with the settings of this session: plans depend on them.
@@ -90,6 +92,7 @@ impl Session {
             portals: HashMap::new(),
             copy: None,
             pending: VecDeque::new(),
+            notices: Vec::new(),
             skipping: false,
             version: 0,
         }

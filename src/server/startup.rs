@@ -343,6 +343,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         let options = SessionOptions::new(engine.context());
         let settings = Settings::new(Arc::new(options), &hello.user, role == Role::Admin);
         let settings = Arc::new(settings);
+        // DataFusion has no zone of its own until it is told one.
+        settings.start("TimeZone", "UTC")?;
         let config = &self.shared.config;
         settings.fix("max_connections", config.max_connections.to_string());
         for (name, most) in [

@@ -12,8 +12,7 @@ use crate::engine;
 use crate::engine::script::{self, position};
 use crate::error::Error;
 use datafusion::sql::sqlparser::ast::{
-    self, CloseCursor, CopySource, CopyTarget, Expr, FetchDirection, Ident, TransactionAccessMode,
-    TransactionMode, Value, ValueWithSpan,
+    self, CloseCursor, CopySource, CopyTarget, Expr, Ident, TransactionAccessMode, TransactionMode,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -174,6 +173,53 @@ fn parse(sql: &str) -> Result<Statement, Failure> {
     })
 }
 
+/// Statements of PostgreSQL that the parser does not know, and this server has nothing for.
+const REFUSED: &[&str] = &[
+    "checkpoint",
+    "cluster",
+    "do",
+    "import foreign",
+    "load",
+    "reassign owned",
+    "refresh materialized",
+    "reindex",
+    "security label",
+    "commit prepared",
+    "prepare transaction",
+    "rollback prepared",
+];
+
+/// `FETCH [direction] [FROM | IN] cursor`, without its first word.
+fn fetch(tokens: &[TokenWithSpan], moves: bool) -> Result<Kind, Failure> {
+    let wrong = || Failure::new("42601", "syntax error in FETCH or MOVE");
+    let (last, rest) = tokens.split_last().ok_or_else(wrong)?;
+    let Token::Word(name) = &last.token else {
+        return Err(wrong());
+    };
+    let words = rest
+        .iter()
+        .map(|token| token.token.to_string().to_lowercase());
+    let mut words: Vec<String> = words.collect();
+    if let Some("from" | "in") = words.last().map(String::as_str) {
+        words.pop();
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let rows = match words.as_slice() {
+        [] | ["next" | "forward"] => Some(1),
+        ["all"] | ["forward", "all"] => None,
+        [count] | ["forward" | "relative", count] => match count.parse() {
+            Ok(0) | Err(_) => return Err(backward()),
+            Ok(rows) => Some(rows),
+        },
+        _ => return Err(backward()),
+    };
+    Ok(Kind::Fetch(Fetch {
+        cursor: folded(&name.to_ident(Span::empty())),
+        rows,
+        moves,
+    }))
+}
+
 /// Statements that the engine's parser reads otherwise or not at all: COPY with a client, MOVE, ABORT.
 fn special(sql: &str) -> Result<Option<Kind>, Failure> {
     let mut tokens: Vec<TokenWithSpan> = Vec::new();
@@ -226,27 +272,20 @@ fn special(sql: &str) -> Result<Option<Kind>, Failure> {
                 .with_hint("COPY .. FROM STDIN, psql's \\copy, or CREATE EXTERNAL TABLE"),
         );
     }
-    if word(0) == "move" {
-        let at = sql.to_lowercase().find("move").unwrap_or(0);
-        let fetch = format!("{}FETCH{}", &sql[..at], &sql[at + 4..]);
-        let mut statement = parse(&fetch)?;
-        if let Kind::Fetch(fetch) = &mut statement.kind {
-            fetch.moves = true;
-        }
-        return Ok(Some(statement.kind));
+    if let "fetch" | "move" = word(0).as_str() {
+        return fetch(&tokens[1..], word(0) == "move").map(Some);
     }
-    if word(0) == "fetch" {
-        let named = match (tokens.len(), word(1).as_str()) {
-            (2, _) => tokens.get(1),
-            (3, "from" | "in") => tokens.get(2),
-            _ => None,
-        };
-        if let Some(Token::Word(name)) = named.map(|token| &token.token) {
-            return Ok(Some(Kind::Fetch(Fetch {
-                cursor: folded(&name.to_ident(Span::empty())),
-                rows: Some(1),
-                moves: false,
-            })));
+    if word(0) == "table" {
+        let at = script::byte_at(sql, tokens[0].span.end).unwrap_or(0);
+        let query = engine::Statement::parse(&format!("SELECT * FROM{}", &sql[at..]));
+        let query = query.map_err(|error| located(error, sql))?.named(sql);
+        return Ok(Some(Kind::Engine(Box::new(query))));
+    }
+    let two = format!("{} {}", word(0), word(1));
+    for refused in REFUSED {
+        if word(0) == *refused || two == *refused {
+            let what = refused.to_uppercase();
+            return Err(Failure::new("0A000", format!("{what} is not supported")));
         }
     }
     if word(0) == "abort" {
@@ -344,6 +383,7 @@ fn kind(parsed: engine::Statement) -> Result<Kind, Failure> {
     Ok(match ast {
         ast::Statement::StartTransaction { modes, begin, .. } => Kind::Transaction(T::Begin {
             read_only: access(&modes),
+            isolation: isolation(&modes),
             begin,
         }),
         ast::Statement::Commit { chain, .. } => Kind::Transaction(T::Commit { chain }),
@@ -378,16 +418,6 @@ fn kind(parsed: engine::Statement) -> Result<Kind, Failure> {
             Kind::Deallocate((!all).then(|| folded(&name)))
         }
         ast::Statement::Declare { stmts } => declare(sql, stmts)?,
-        ast::Statement::Fetch {
-            name,
-            direction,
-            into: None,
-            ..
-        } => Kind::Fetch(Fetch {
-            cursor: folded(&name),
-            rows: forward(&direction)?,
-            moves: false,
-        }),
         ast::Statement::Close { cursor } => Kind::Close(match cursor {
             CloseCursor::All => None,
             CloseCursor::Specific { name } => Some(folded(&name)),
@@ -401,6 +431,13 @@ fn access(modes: &[TransactionMode]) -> Option<bool> {
     modes.iter().find_map(|mode| match mode {
         TransactionMode::AccessMode(access) => Some(*access == TransactionAccessMode::ReadOnly),
         TransactionMode::IsolationLevel(_) => None,
+    })
+}
+
+fn isolation(modes: &[TransactionMode]) -> Option<String> {
+    modes.iter().find_map(|mode| match mode {
+        TransactionMode::IsolationLevel(level) => Some(level.to_string().to_lowercase()),
+        TransactionMode::AccessMode(_) => None,
     })
 }
 
@@ -429,25 +466,6 @@ fn declare(sql: &str, declares: Vec<ast::Declare>) -> Result<Kind, Failure> {
         scroll: declare.scroll == Some(true),
         query: Box::new(rewritten(sql, ast::Statement::Query(query))?),
     }))
-}
-
-/// Rows that a FETCH asks for; `None` for all.
-fn forward(direction: &FetchDirection) -> Result<Option<usize>, Failure> {
-    let count = |limit: &ValueWithSpan| match &limit.value {
-        Value::Number(digits, _) => match digits.parse() {
-            Ok(0) | Err(_) => Err(backward()),
-            Ok(rows) => Ok(rows),
-        },
-        _ => Err(backward()),
-    };
-    Ok(match direction {
-        FetchDirection::All | FetchDirection::ForwardAll => None,
-        FetchDirection::Next | FetchDirection::Forward { limit: None } => Some(1),
-        FetchDirection::Count { limit }
-        | FetchDirection::Forward { limit: Some(limit) }
-        | FetchDirection::Relative { limit } => Some(count(limit)?),
-        _ => return Err(backward()),
-    })
 }
 
 fn backward() -> Failure {

@@ -14,6 +14,8 @@ pub enum Command {
     Begin {
         /// READ ONLY, READ WRITE, or not said.
         read_only: Option<bool>,
+        /// ISOLATION LEVEL, as it was said; every one is the same here.
+        isolation: Option<String>,
         /// `BEGIN` rather than `START TRANSACTION`.
         begin: bool,
     },
@@ -153,7 +155,9 @@ impl Transaction {
     /// 25P01 without a transaction, 3B001 for an unknown savepoint, 25P02 after a failure.
     pub fn run(&mut self, command: &Command, read_only_by_default: bool) -> Result<Done, Failure> {
         match command {
-            Command::Begin { read_only, begin } => {
+            Command::Begin {
+                read_only, begin, ..
+            } => {
                 self.check()?;
                 let tag = if *begin { "BEGIN" } else { "START TRANSACTION" };
                 if self.status == Status::Open {
@@ -273,6 +277,7 @@ mod tests {
 
     const BEGIN: Command = Command::Begin {
         read_only: None,
+        isolation: None,
         begin: true,
     };
     const COMMIT: Command = Command::Commit { chain: false };

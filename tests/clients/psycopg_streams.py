@@ -476,7 +476,7 @@ def cancel_pairs():
 
 @probe
 def cancel_insert():
-    check_cancel(lambda c: c.execute("INSERT INTO lab SELECT 1, 'x' FROM (" + slow("insert") + ") AS s").rowcount)
+    check_cancel(lambda c: c.execute("INSERT INTO lab SELECT s.count, 'x' FROM (" + slow("insert") + ") AS s").rowcount)
 
 
 @probe

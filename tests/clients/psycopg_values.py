@@ -156,7 +156,7 @@ def value_record():
 
 @probe(only_ours=True)
 def value_map():
-    row, _ = one("SELECT MAP {'a': 1, 'b': 2}")
+    row, _ = one("SELECT map(make_array('a', 'b'), make_array(1, 2))")
     holds("a" in str(row[0]) and "2" in str(row[0]), row)
 
 

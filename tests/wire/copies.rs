@@ -97,7 +97,9 @@ async fn a_copy_that_fails_leaves_the_table_as_it_was() {
         ("COPY t (nope) FROM STDIN", "1\n", "42703"),
         ("COPY t FROM STDIN (FORMAT parquet)", "1\n", "22023"),
     ] {
-        let failed = state(copy_in(&client, sql, data.as_bytes()).await);
+        // The driver does not take up a connection again after a COPY that was refused.
+        let (other, _) = wire.connect("bob").await;
+        let failed = state(copy_in(&other, sql, data.as_bytes()).await);
         assert_eq!(
             &failed[..5.min(failed.len())],
             want,

@@ -97,7 +97,7 @@ impl Reader {
     ///
     /// # Errors
     /// 22P04 for a malformed file, 22P02 and its like for a value, 23502 for a null where none may be, 54000 for a row
-    /// beyond the limit; `detail` says where. The reader is of no use afterwards.
+    /// beyond the limit; `context` says where. The reader is of no use afterwards.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.guarded(|reader| match reader.options.format {
             Format::Binary => {
@@ -285,14 +285,12 @@ impl Reader {
         )
     }
 
-    /// With the place in the file as detail, after what was there.
-    fn at(&self, mut failure: Failure, place: &str) -> Failure {
-        let place = format!("COPY {}, {place}", self.table);
-        failure.detail = Some(match failure.detail.take() {
-            Some(detail) => format!("{detail}\n{place}"),
-            None => place,
-        });
-        failure
+    /// With the place in the file.
+    fn at(&self, failure: Failure, place: &str) -> Failure {
+        Failure {
+            context: Some(format!("COPY {}, {place}", self.table)),
+            ..failure
+        }
     }
 
     // Binary.

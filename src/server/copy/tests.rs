@@ -43,7 +43,7 @@ fn nulls_and_names_that_must_not_be() {
     let failure = read(&strict, &Options::new(Format::Text), b"1\n\\N\n", 9).unwrap_err();
     assert_eq!(failure.sqlstate, "23502");
     assert_eq!(
-        failure.detail.as_deref(),
+        failure.context.as_deref(),
         Some("COPY t, line 2, column a: null input")
     );
     let options = Options::parse("csv force not null zz", Direction::From).unwrap();

@@ -226,8 +226,8 @@ fn rows_from_text_and_csv() {
                 Err(failure) => {
                     let found = format!("{} {}", failure.sqlstate, failure.message);
                     assert_eq!(found, expected, "{text} {data:?}");
-                    let detail = failure.detail.unwrap();
-                    assert!(detail.starts_with(place), "{detail} {place}");
+                    let context = failure.context.unwrap();
+                    assert!(context.starts_with(place), "{context} {place}");
                 }
             }
         }
