@@ -268,7 +268,8 @@ impl VisitorMut for Fields {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::CompoundFieldAccess { access_chain, .. } = expr {
+        if let Expr::CompoundFieldAccess { root, access_chain } = expr {
+            columns_first(root, access_chain);
             for access in access_chain {
                 if let AccessExpr::Dot(Expr::Identifier(field)) = access {
                     let name = match field.quote_style {
@@ -281,6 +282,23 @@ impl VisitorMut for Fields {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// `t.a[1]` is an element of a column `t.a`, not of a field `a` of a column `t`.
+fn columns_first(root: &mut Expr, chain: &mut Vec<AccessExpr>) {
+    while let Some(AccessExpr::Dot(Expr::Identifier(field))) = chain.first() {
+        let names = match root {
+            Expr::Identifier(table) => vec![table.clone(), field.clone()],
+            Expr::CompoundIdentifier(names) => {
+                let mut names = names.clone();
+                names.push(field.clone());
+                names
+            }
+            _ => return,
+        };
+        *root = Expr::CompoundIdentifier(names);
+        chain.remove(0);
     }
 }
 

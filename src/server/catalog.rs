@@ -14,7 +14,7 @@ mod rows;
 mod standard;
 mod tables;
 
-pub(super) use provider::{has_table, is_empty};
+pub(super) use provider::{fixed_oid, has_table, is_empty};
 
 use super::settings::Settings;
 use crate::engine::CATALOG;

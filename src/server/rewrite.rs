@@ -9,14 +9,18 @@ mod arrays;
 mod calls;
 mod casts;
 mod lookups;
+mod parameters;
 mod refused;
+
+pub use parameters::infer;
 
 use super::catalog::has_table;
 use super::failure::Failure;
 use calls::{bare, call};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, Statement,
-    TableAlias, TableFactor, Value, VisitMut, VisitorMut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, Ident, LimitClause, ObjectName,
+    ObjectNamePart, Query, Select, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value,
+    VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -27,7 +31,10 @@ use std::ops::ControlFlow;
 pub fn statement(mut statement: Statement) -> Result<Statement, Failure> {
     refused::check(&statement)?;
     casts::columns(&mut statement);
-    let mut rewriter = Rewriter { depth: 0 };
+    let mut rewriter = Rewriter {
+        depth: 0,
+        asks: lookups::asks_catalog(&statement),
+    };
     match statement.visit(&mut rewriter) {
         ControlFlow::Break(failure) => Err(failure),
         ControlFlow::Continue(()) => Ok(statement),
@@ -37,6 +44,8 @@ pub fn statement(mut statement: Statement) -> Result<Statement, Failure> {
 struct Rewriter {
     /// Queries around this place.
     depth: usize,
+    /// The statement reads PostgreSQL's own tables only.
+    asks: bool,
 }
 
 impl VisitorMut for Rewriter {
@@ -51,6 +60,9 @@ impl VisitorMut for Rewriter {
         }
         for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
             cte.materialized = None;
+        }
+        if self.asks && query.limit_clause.is_none() {
+            lookups::order_without_queries(query);
         }
         // LIMIT ALL and LIMIT NULL are no limit.
         if let Some(LimitClause::LimitOffset { limit, .. }) = &mut query.limit_clause {
@@ -71,6 +83,7 @@ impl VisitorMut for Rewriter {
             casts::shown(&mut select.projection);
         }
         lookups::skip_for_empty(select);
+        lookups::table_oids(select);
         ControlFlow::Continue(())
     }
 
@@ -89,6 +102,9 @@ impl VisitorMut for Rewriter {
         calls::rewrite(expr);
         arrays::rewrite(expr);
         lookups::rewrite(expr);
+        if self.asks {
+            lookups::assume(expr);
+        }
         operators(expr);
         ControlFlow::Continue(())
     }
@@ -121,13 +137,31 @@ fn table(factor: &mut TableFactor) {
         name, alias, args, ..
     } = factor
     else {
-        if let TableFactor::Function { name, .. } = factor {
-            bare(name);
+        match factor {
+            TableFactor::Function { name, .. } => bare(name),
+            TableFactor::UNNEST { alias, .. } => one_column(alias, "unnest"),
+            _ => {}
         }
         return;
     };
-    if args.is_some() {
+    if let Some(args) = args {
         bare(name);
+        let function = words(name).join(".");
+        match function.as_str() {
+            "generate_series" | "unnest" | "range" => one_column(alias, &function),
+            "string_to_array" | "current_schemas" | "current_schema" | "version" | "now" => {
+                // A function of one value, read as a table of one row.
+                let exprs = args.args.iter().filter_map(|arg| match arg {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                    _ => None,
+                });
+                let value = call(&function, exprs.collect());
+                one_column(alias, &function);
+                let alias = alias.take();
+                *factor = calls::table_of(value, alias);
+            }
+            _ => {}
+        }
         return;
     }
     let words = words(name);
@@ -152,6 +186,22 @@ fn table(factor: &mut TableFactor) {
     };
     let parts = ["pg_catalog", &table].map(|part| ObjectNamePart::Identifier(quoted(part)));
     *name = ObjectName(parts.to_vec());
+}
+
+/// The one column of a function in FROM is called as the function is there.
+fn one_column(alias: &mut Option<TableAlias>, function: &str) {
+    let alias = alias.get_or_insert_with(|| TableAlias {
+        explicit: true,
+        name: quoted(function),
+        columns: Vec::new(),
+        at: None,
+    });
+    if alias.columns.is_empty() {
+        alias.columns.push(TableAliasColumnDef {
+            name: alias.name.clone(),
+            data_type: None,
+        });
+    }
 }
 
 /// Operators that are spelled out, collations, escapes.

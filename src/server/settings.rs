@@ -80,6 +80,9 @@ impl Settings {
         settings.fix("session_authorization", user);
         settings.fix("is_superuser", if superuser { "on" } else { "off" });
         settings.state().unreported = known::reported().collect();
+        for known in known::KNOWN {
+            settings.follow(known);
+        }
         settings
     }
 

@@ -4,6 +4,7 @@
 //! than fast; `to_char`, which is for data too, is apart.
 
 mod dates;
+mod expand;
 mod identity;
 mod numbers;
 mod objects;
@@ -24,6 +25,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog::array_bounds_udf;
+use datafusion_pg_catalog::pg_catalog::generate_series_arg_coercion::CoerceIntArgsToBigInt;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
@@ -176,6 +178,9 @@ pub(super) fn register(context: &SessionContext, shared: &Arc<Shared>, facts: &A
         context.register_udf(ScalarUDF::new_from_impl(function));
     }
     context.register_udf(to_char::udf());
+    context.register_udf(expand::udf());
+    context.register_udtf("pg_get_keywords", Arc::clone(&shared.keywords) as Arc<_>);
+    CoerceIntArgsToBigInt::widen(context);
     context.register_udf(sleep::udf());
     context.register_udf(array_bounds_udf::create_array_upper_udf());
     context.register_udf(array_bounds_udf::create_array_lower_udf());

@@ -3,7 +3,7 @@
 //! Takes what is registered in a session and its documentation, gives names, arguments, results and descriptions, so
 //! that a new function is listed without being listed here.
 
-use super::relations::{pg_type, type_name};
+use super::relations::pg_type;
 use crate::engine::{FunctionDoc, table_functions};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
@@ -29,8 +29,7 @@ pub(super) struct Function {
 
 impl Function {
     fn typed(arguments: &[(String, i32)]) -> String {
-        let shown =
-            |(name, oid): &(String, i32)| format!("{name} {}", type_name(*oid, None, &|_| None));
+        let shown = |(name, oid): &(String, i32)| format!("{name} {}", super::function_type(*oid));
         arguments.iter().map(shown).collect::<Vec<_>>().join(", ")
     }
 

@@ -59,7 +59,7 @@ pub(super) enum Source {
 }
 
 /// The OID that a table of PostgreSQL's always has.
-pub(super) fn fixed_oid(name: &str) -> Option<i32> {
+pub(in crate::server) fn fixed_oid(name: &str) -> Option<i32> {
     TABLES
         .iter()
         .find(|(table, ..)| *table == name)
@@ -102,6 +102,8 @@ pub(super) struct Shared {
     pub types: Names,
     pub procs: Names,
     pub descriptions: HashMap<(i32, i32, i32), String>,
+    /// `pg_get_keywords()`.
+    pub keywords: Arc<ArrowTable>,
     pub started: i64,
 }
 
@@ -124,6 +126,7 @@ impl Shared {
         let catalog = context.catalog(name).ok_or_else(|| {
             DataFusionError::Configuration(format!("there is no catalog \"{name}\""))
         })?;
+        let tables = PgCatalogStaticTables::try_new()?;
         let mut shared = Shared {
             catalog: Arc::downgrade(&catalog),
             database: name.to_owned(),
@@ -134,9 +137,10 @@ impl Shared {
             types: Names::default(),
             procs: Names::default(),
             descriptions: HashMap::new(),
+            keywords: Arc::clone(&tables.pg_get_keywords),
             started,
         };
-        let tables = PgCatalogStaticTables::try_new()?;
+        shared.learn(&tables)?;
         for (name, _, source, spec) in TABLES {
             if *source == Source::Shipped {
                 shared.ship(name, &tables)?;
@@ -144,15 +148,15 @@ impl Shared {
                 shared.columns.insert(name, columns_of(spec));
             }
         }
-        shared.learn(&tables)?;
+        shared.procs_shipped(&tables)?;
         Ok(shared)
     }
 
     fn ship(&mut self, name: &'static str, tables: &PgCatalogStaticTables) -> Result<()> {
         let table = shipped(name, tables)
             .ok_or_else(|| DataFusionError::Internal(format!("bug: {name} is not shipped")))?;
-        let batches: Result<Vec<RecordBatch>> =
-            table.data().iter().map(|b| plain(name, b)).collect();
+        let data = table.data().iter();
+        let batches: Result<Vec<RecordBatch>> = data.map(|b| self.plain(name, b)).collect();
         let batches = batches?;
         let schema = batches
             .first()
@@ -203,7 +207,7 @@ impl Shared {
                 }
             }
         }
-        self.procs_shipped(tables)
+        Ok(())
     }
 
     fn procs_shipped(&mut self, tables: &PgCatalogStaticTables) -> Result<()> {
@@ -213,7 +217,7 @@ impl Shared {
             .pg_proc
             .data()
             .iter()
-            .map(|batch| fit(&columns, &plain("pg_proc", batch)?))
+            .map(|batch| fit(&columns, &self.plain("pg_proc", batch)?))
             .collect();
         if let Ok(batches) = &mut batches {
             batches.push(rows::batch(&columns, &own, true)?);
@@ -221,6 +225,52 @@ impl Shared {
         let table = MemTable::try_new(rows::schema(&columns), vec![batches?])?;
         self.shipped.insert("pg_proc", Arc::new(table));
         Ok(())
+    }
+
+    /// A shipped batch without the metadata of its columns, lists as lists.
+    fn plain(&self, table: &str, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut arrays: Vec<ArrayRef> = Vec::new();
+        for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
+            let name = match field.name().as_str() {
+                // It is called so since PostgreSQL 17.
+                "colllocale" => "colliculocale",
+                name => name,
+            };
+            let kind = match name {
+                "proallargtypes" => Some(Kind::Int4s),
+                "proargmodes" | "proargnames" | "proconfig" | "spcoptions" => Some(Kind::Texts),
+                name if name.ends_with("acl") => Some(Kind::Texts),
+                "typtype" if table == "pg_type" => Some(Kind::Char),
+                // The functions of a type are shipped by name.
+                "typinput" | "typoutput" | "typreceive" | "typsend" | "typmodin" | "typmodout"
+                | "typanalyze" | "typsubscript" => Some(Kind::Int4),
+                _ => None,
+            };
+            match kind {
+                Some(Kind::Char) => {
+                    fields.push(Kind::Char.field(name));
+                    arrays.push(Arc::clone(array));
+                }
+                Some(Kind::Int4) => {
+                    let names = rows::cells(array)?.into_iter();
+                    let oid = |cell: Cell| self.procs.by_name.get(&cell.text()?).copied();
+                    let oids: Vec<Cell> = names.map(|name| oid(name).unwrap_or(0).into()).collect();
+                    fields.push(Kind::Int4.field(name));
+                    arrays.push(rows::column(Kind::Int4, oids.iter()));
+                }
+                Some(kind) => {
+                    let cells: Vec<Cell> = rows::cells(array)?.iter().map(list_of).collect();
+                    fields.push(kind.field(name));
+                    arrays.push(rows::column(kind, cells.iter()));
+                }
+                None => {
+                    fields.push(Field::new(name, field.data_type().clone(), true));
+                    arrays.push(Arc::clone(array));
+                }
+            }
+        }
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
     }
 
     pub fn catalog(&self) -> Result<Arc<dyn CatalogProvider>> {
@@ -297,38 +347,6 @@ fn cells_of(batch: &RecordBatch, column: &str) -> Result<Vec<Cell>> {
         Some(array) => rows::cells(array),
         None => Ok(vec![Cell::Null; batch.num_rows()]),
     }
-}
-
-/// A shipped batch without the metadata of its columns, lists as lists.
-fn plain(table: &str, batch: &RecordBatch) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
-    for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
-        let name = field.name().as_str();
-        let kind = match name {
-            "proallargtypes" => Some(Kind::Int4s),
-            "proargmodes" | "proargnames" | "proconfig" | "spcoptions" => Some(Kind::Texts),
-            name if name.ends_with("acl") => Some(Kind::Texts),
-            "typtype" if table == "pg_type" => Some(Kind::Char),
-            _ => None,
-        };
-        match kind {
-            Some(Kind::Char) => {
-                fields.push(Kind::Char.field(name));
-                arrays.push(Arc::clone(array));
-            }
-            Some(kind) => {
-                let cells: Vec<Cell> = rows::cells(array)?.iter().map(list_of).collect();
-                fields.push(kind.field(name));
-                arrays.push(rows::column(kind, cells.iter()));
-            }
-            None => {
-                fields.push(Field::new(name, field.data_type().clone(), true));
-                arrays.push(Arc::clone(array));
-            }
-        }
-    }
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
 /// `{a,b}` as a list.

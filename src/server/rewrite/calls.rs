@@ -2,9 +2,13 @@
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind,
-    Query, SelectItem, SetExpr, Value,
+    FunctionArguments, GroupByExpr, Ident, LambdaFunction, LambdaFunctionParameter, LambdaSyntax,
+    ObjectName, ObjectNamePart, OneOrManyWithParens, OrderByExpr, OrderByKind, Query, SelectItem,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
 };
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use std::sync::LazyLock;
 
 /// A call of a function.
 pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
@@ -31,6 +35,27 @@ fn function(name: &str, args: Vec<Expr>, clauses: Vec<FunctionArgumentClause>) -
     }
 }
 
+/// `(SELECT value) alias`.
+pub(super) fn table_of(value: Expr, alias: Option<TableAlias>) -> TableFactor {
+    let mut query = VALUE.clone();
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        select.projection = vec![SelectItem::UnnamedExpr(value)];
+    }
+    TableFactor::Derived {
+        lateral: false,
+        subquery: Box::new(query),
+        alias,
+        sample: None,
+    }
+}
+
+/// `SELECT 1`, to be filled.
+static VALUE: LazyLock<Query> = LazyLock::new(|| {
+    let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql("SELECT 1");
+    let query = parsed.and_then(|mut parser| parser.parse_query());
+    *query.expect("bug: SELECT 1 is a query")
+});
+
 /// The name without PostgreSQL's own schema; other schemas' functions keep theirs.
 pub(super) fn bare(name: &mut ObjectName) {
     let words = super::words(name);
@@ -41,7 +66,7 @@ pub(super) fn bare(name: &mut ObjectName) {
 }
 
 /// The arguments of a call of this function.
-fn args_of<'a>(expr: &'a Expr, wanted: &str) -> Option<Vec<&'a Expr>> {
+pub(super) fn args_of<'a>(expr: &'a Expr, wanted: &str) -> Option<Vec<&'a Expr>> {
     let Expr::Function(Function { name, args, .. }) = expr else {
         return None;
     };
@@ -95,7 +120,8 @@ pub(super) fn rewrite(expr: &mut Expr) {
     }
 }
 
-fn big(expr: Expr) -> Expr {
+/// As a BIGINT.
+pub(super) fn big(expr: Expr) -> Expr {
     use datafusion::sql::sqlparser::ast::{CastKind, DataType};
     Expr::Cast {
         kind: CastKind::Cast,
@@ -106,8 +132,64 @@ fn big(expr: Expr) -> Expr {
     }
 }
 
+/// `ARRAY(SELECT f(x) FROM unnest(a) x)` as `array_transform(a, x -> f(x))`.
+fn transformed(query: &Query) -> Option<Expr> {
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return None;
+    };
+    let [TableWithJoins { relation, joins }] = select.from.as_slice() else {
+        return None;
+    };
+    let (arrays, alias): (Vec<Expr>, _) = match relation {
+        TableFactor::UNNEST {
+            alias, array_exprs, ..
+        } => (array_exprs.clone(), alias.as_ref()?),
+        TableFactor::Table {
+            name, alias, args, ..
+        } if super::words(name)
+            .last()
+            .is_some_and(|last| last == "unnest") =>
+        {
+            let args = args.as_ref()?.args.iter().map(|arg| match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                _ => None,
+            });
+            (args.collect::<Option<_>>()?, alias.as_ref()?)
+        }
+        _ => return None,
+    };
+    let ([array], true, None) = (arrays.as_slice(), joins.is_empty(), &select.selection) else {
+        return None;
+    };
+    let [SelectItem::UnnamedExpr(body) | SelectItem::ExprWithAlias { expr: body, .. }] =
+        select.projection.as_slice()
+    else {
+        return None;
+    };
+    let name = match alias.columns.as_slice() {
+        [] => alias.name.clone(),
+        [column] => column.name.clone(),
+        _ => return None,
+    };
+    if matches!(body, Expr::Identifier(column) if column.value == name.value) {
+        return Some(array.clone());
+    }
+    let lambda = Expr::Lambda(LambdaFunction {
+        params: OneOrManyWithParens::One(LambdaFunctionParameter {
+            name,
+            data_type: None,
+        }),
+        body: Box::new(body.clone()),
+        syntax: LambdaSyntax::Arrow,
+    });
+    Some(call("array_transform", vec![array.clone(), lambda]))
+}
+
 /// `ARRAY(SELECT x ..)` as `(SELECT array_agg(x) ..)`.
 fn gathered(query: &Query) -> Option<Expr> {
+    if let Some(transformed) = transformed(query) {
+        return Some(transformed);
+    }
     let mut query = query.clone();
     let order = query.order_by.take();
     let SetExpr::Select(select) = query.body.as_mut() else {

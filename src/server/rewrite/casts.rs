@@ -115,14 +115,20 @@ fn as_registered(expr: &Expr) -> Option<(&'static str, &Expr)> {
     }
 }
 
-/// The OID that a value of such a type is.
+/// The OID that a value of such a type is; the value may be a name or an OID already.
 fn number(kind: &str, value: &Expr) -> Expr {
-    match is_literal(value) {
-        true => call(&format!("{kind}_in"), vec![value.clone()]),
-        false => match as_registered(value) {
-            Some((kind, value)) => number(kind, value),
-            None => value.clone(),
-        },
+    match as_registered(value) {
+        Some((kind, value)) => number(kind, value),
+        None => call(&format!("{kind}_in"), vec![value.clone()]),
+    }
+}
+
+/// What is shown of it: its name, without a look-up that could fail for a number.
+fn name(kind: &str, value: &Expr) -> Expr {
+    let out = format!("{kind}_out");
+    match is_literal(value) || as_registered(value).is_some() {
+        true => call(&out, vec![number(kind, value)]),
+        false => call(&out, vec![value.clone()]),
     }
 }
 
@@ -133,7 +139,7 @@ pub(super) fn shown(list: &mut [SelectItem]) {
             continue;
         };
         if let Some((kind, value)) = as_registered(expr) {
-            *expr = call(&format!("{kind}_out"), vec![number(kind, value)]);
+            *expr = name(kind, value);
         }
     }
 }
@@ -142,13 +148,24 @@ pub(super) fn shown(list: &mut [SelectItem]) {
 pub(super) fn before(expr: &mut Expr) {
     if let Expr::Cast {
         expr: inner,
+        data_type: DataType::Array(ArrayElemTypeDef::SquareBracket(item, _)),
+        ..
+    } = expr
+    {
+        if registered(item) == Some("regtype") {
+            *expr = call("regtypes_out", vec![take(inner)]);
+            return;
+        }
+    }
+    if let Expr::Cast {
+        expr: inner,
         data_type,
         ..
     } = expr
     {
         if is_text(data_type) {
             if let Some((kind, value)) = as_registered(inner) {
-                *expr = call(&format!("{kind}_out"), vec![number(kind, value)]);
+                *expr = name(kind, value);
                 return;
             }
         }

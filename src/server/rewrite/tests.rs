@@ -78,8 +78,8 @@ fn postgresql_is_spelled_as_the_planner_reads_it() {
         ),
         ("SELECT 1 LIMIT NULL", "SELECT 1"),
         (
-            "SELECT (SELECT d.adbin FROM pg_attrdef d WHERE d.adrelid = t.oid) FROM t",
-            "SELECT (SELECT first_value(d.adbin) FROM \"pg_catalog\".\"pg_attrdef\" d WHERE d.adrelid = t.oid) FROM t",
+            "SELECT (SELECT d.amname FROM pg_am d WHERE d.oid = t.oid) FROM t",
+            "SELECT (SELECT first_value(d.amname) FROM \"pg_catalog\".\"pg_am\" d WHERE d.oid = t.oid) FROM t",
         ),
         // Over a user's tables a second row has to be an error.
         (

@@ -7,9 +7,11 @@ use super::Options;
 use crate::error::Error;
 use crate::server::failure::Failure;
 use datafusion::config::ConfigOptions;
+use datafusion::execution::FunctionRegistry;
 use datafusion::prelude::SessionContext;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a client may read only: the server's own planning and names rest on it.
 const FIXED: [&str; 3] = [
@@ -41,8 +43,20 @@ impl SessionOptions {
         let (for_change, for_look) = (context.state_weak_ref(), context.state_weak_ref());
         let options = SessionOptions {
             change: Box::new(move |change| {
-                if let Some(state) = for_change.upgrade() {
-                    change(state.write().config_mut().options_mut());
+                let Some(state) = for_change.upgrade() else {
+                    return;
+                };
+                let mut state = state.write();
+                change(state.config_mut().options_mut());
+                // Some functions keep what they need of the settings, such as the zone of now().
+                let options = state.config_options();
+                let functions = state.scalar_functions().values();
+                let changed: Vec<_> = functions
+                    .filter_map(|function| function.inner().with_updated_config(options))
+                    .collect();
+                for function in changed {
+                    let known = state.register_udf(Arc::new(function));
+                    debug_assert!(known.is_ok(), "bug: a function cannot be registered again");
                 }
             }),
             look: Box::new(move |look| {

@@ -1,11 +1,11 @@
 -- What asyncpg 0.32 (pool, codecs, introspection) sends. One query after each line of ---; {messages}, {recent} and {classify} are OIDs.
----
+--- rows: 1
 select 1
----
+--- rows: 1
 SELECT
                         current_setting('jit') AS cur,
                         set_config('jit', 'off', false) AS new
----
+--- rows: 2
 -- $1 = '{1007}'
 WITH RECURSIVE typeinfo_tree(
     oid, ns, name, kind, basetype, elemtype, elemdelim,
@@ -201,22 +201,20 @@ FROM
     typeinfo_tree
 ORDER BY
     depth DESC
----
+--- rows: 1
 -- $1 = 'on'
 SELECT
                     set_config('jit', $1, false)
----
+--- rows: 1
 select interval '1 day', 1.5::numeric, array[1,2], row(1,'a'), now(), 'a'::text, '{}'::jsonb, gen_random_uuid()
----
-select messages from messages
----
+--- rows: 1
 select relacl from pg_class limit 1
----
+--- rows: 1
 select generate_series(1,3)
----
+--- rows: 1
 SELECT pg_advisory_unlock_all();
 CLOSE ALL;
 UNLISTEN *;
 RESET ALL
----
+--- rows: 1
 select 1; select 2

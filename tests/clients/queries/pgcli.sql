@@ -1,13 +1,13 @@
 -- What pgcli 4.7 as it starts sends. One query after each line of ---; {messages}, {recent} and {classify} are OIDs.
----
+--- rows: 1
 SELECT 1
----
+--- rows: 2
 SELECT * FROM unnest(current_schemas(true))
----
+--- rows: 4
 SELECT  nspname
         FROM    pg_catalog.pg_namespace
         ORDER BY 1
----
+--- rows: 66
 -- $1 = '{r,p,f}'
 SELECT  n.nspname schema_name,
                 c.relname table_name
@@ -16,7 +16,7 @@ SELECT  n.nspname schema_name,
                     ON n.oid = c.relnamespace
         WHERE   c.relkind = ANY($1)
         ORDER BY 1,2
----
+--- rows: 603
 -- $1 = '{r,p,f}'
 SELECT  nsp.nspname schema_name,
                         cls.relname table_name,
@@ -36,11 +36,11 @@ SELECT  nsp.nspname schema_name,
                         AND NOT att.attisdropped
                         AND att.attnum  > 0
                 ORDER BY 1, 2, att.attnum
----
+--- rows: 1
 SELECT d.datname
         FROM pg_catalog.pg_database d
         ORDER BY 1
----
+--- rows: 0
 SELECT s_p.nspname AS parentschema,
                        t_p.relname AS parenttable,
                        unnest((
@@ -67,7 +67,7 @@ SELECT s_p.nspname AS parentschema,
                 JOIN pg_catalog.pg_class      t_c ON t_c.oid = fk.conrelid
                 JOIN pg_catalog.pg_namespace  s_c ON s_c.oid = t_c.relnamespace
                 WHERE fk.contype = 'f'
----
+--- rows: 3307
 SELECT n.nspname schema_name,
                         p.proname func_name,
                         p.proargnames,
@@ -85,7 +85,7 @@ SELECT n.nspname schema_name,
                 LEFT JOIN pg_depend d ON d.objid = p.oid and d.deptype = 'e'
                 WHERE p.prorettype::regtype != 'trigger'::regtype
                 ORDER BY 1, 2
----
+--- rows: 0
 SELECT n.nspname schema_name,
                            t.typname type_name
                     FROM   pg_catalog.pg_type t
@@ -106,7 +106,7 @@ SELECT n.nspname schema_name,
                           AND n.nspname <> 'pg_catalog'
                           AND n.nspname <> 'information_schema'
                     ORDER BY 1, 2
----
+--- rows: 0
 WITH Words AS (
                 SELECT regexp_split_to_table(prosrc, '\W+') AS Word, COUNT(1)
                 FROM pg_catalog.pg_proc P
@@ -146,7 +146,7 @@ WITH Words AS (
             FROM OrderWords
             WHERE LOWER(Word) IN (SELECT Name FROM Names)
             AND Row_Number = 1
----
+--- rows: 1
 SELECT d.datname as "Name",
             pg_catalog.pg_get_userbyid(d.datdba) as "Owner",
             pg_catalog.pg_encoding_to_char(d.encoding) as "Encoding",
@@ -156,7 +156,7 @@ SELECT d.datname as "Name",
 ') AS "Access privileges"
         FROM pg_catalog.pg_database d
         ORDER BY 1
----
+--- rows: 1
 -- $1 = 'recent'
 WITH v AS (SELECT $1::pg_catalog.regclass::pg_catalog.oid AS v_oid)
         SELECT nspname, relname, relkind,
@@ -171,7 +171,7 @@ WITH v AS (SELECT $1::pg_catalog.regclass::pg_catalog.oid AS v_oid)
         FROM pg_catalog.pg_class c
         LEFT JOIN pg_catalog.pg_namespace n ON (c.relnamespace = n.oid)
         JOIN v ON (c.oid = v.v_oid)
----
+--- rows: 1
 -- $1 = 'safeguard_classify'
 WITH f AS
             (SELECT $1::pg_catalog.regproc::pg_catalog.oid AS f_oid)

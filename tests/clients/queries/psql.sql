@@ -1,5 +1,5 @@
 -- What psql 15 for its backslash commands sends. One query after each line of ---; {messages}, {recent} and {classify} are OIDs.
---- psql \l
+--- psql \lrows: 1
 SELECT d.datname as "Name",
        pg_catalog.pg_get_userbyid(d.datdba) as "Owner",
        pg_catalog.pg_encoding_to_char(d.encoding) as "Encoding",
@@ -10,7 +10,7 @@ SELECT d.datname as "Name",
        pg_catalog.array_to_string(d.datacl, E'\n') AS "Access privileges"
 FROM pg_catalog.pg_database d
 ORDER BY 1
---- psql \l+
+--- psql \l+rows: 1
 SELECT d.datname as "Name",
        pg_catalog.pg_get_userbyid(d.datdba) as "Owner",
        pg_catalog.pg_encoding_to_char(d.encoding) as "Encoding",
@@ -28,13 +28,13 @@ SELECT d.datname as "Name",
 FROM pg_catalog.pg_database d
   JOIN pg_catalog.pg_tablespace t on d.dattablespace = t.oid
 ORDER BY 1
---- psql \dn
+--- psql \dnrows: 2
 SELECT n.nspname AS "Name",
   pg_catalog.pg_get_userbyid(n.nspowner) AS "Owner"
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 ORDER BY 1
---- psql \dn+
+--- psql \dn+rows: 2
 SELECT n.nspname AS "Name",
   pg_catalog.pg_get_userbyid(n.nspowner) AS "Owner",
   pg_catalog.array_to_string(n.nspacl, E'\n') AS "Access privileges",
@@ -42,7 +42,7 @@ SELECT n.nspname AS "Name",
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 ORDER BY 1
---- psql \dt
+--- psql \dtrows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -56,7 +56,7 @@ WHERE c.relkind IN ('r','p','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \dt+
+--- psql \dt+rows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -74,7 +74,7 @@ WHERE c.relkind IN ('r','p','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \dt safeguard.*
+--- psql \dt safeguard.*rows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -85,7 +85,7 @@ FROM pg_catalog.pg_class c
 WHERE c.relkind IN ('r','p','t','s','')
   AND n.nspname OPERATOR(pg_catalog.~) '^(safeguard)$' COLLATE pg_catalog.default
 ORDER BY 1,2
---- psql \d
+--- psql \drows: 2
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -99,7 +99,7 @@ WHERE c.relkind IN ('r','p','v','m','S','f','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \d+
+--- psql \d+rows: 2
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -117,7 +117,7 @@ WHERE c.relkind IN ('r','p','v','m','S','f','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \d messages
+--- psql \d messagesrows: 1
 SELECT c.oid,
   n.nspname,
   c.relname
@@ -126,13 +126,13 @@ FROM pg_catalog.pg_class c
 WHERE c.relname OPERATOR(pg_catalog.~) '^(messages)$' COLLATE pg_catalog.default
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 2, 3
---- psql \d messages
+--- psql \d messagesrows: 1
 SELECT c.relchecks, c.relkind, c.relhasindex, c.relhasrules, c.relhastriggers, c.relrowsecurity, c.relforcerowsecurity, false AS relhasoids, c.relispartition, '', c.reltablespace, CASE WHEN c.reloftype = 0 THEN '' ELSE c.reloftype::pg_catalog.regtype::pg_catalog.text END, c.relpersistence, c.relreplident, am.amname
 FROM pg_catalog.pg_class c
  LEFT JOIN pg_catalog.pg_class tc ON (c.reltoastrelid = tc.oid)
 LEFT JOIN pg_catalog.pg_am am ON (c.relam = am.oid)
 WHERE c.oid = '{messages}'
---- psql \d messages
+--- psql \d messagesrows: 8
 SELECT a.attname,
   pg_catalog.format_type(a.atttypid, a.atttypmod),
   (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true)
@@ -146,7 +146,14 @@ SELECT a.attname,
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = '{messages}' AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
---- psql \d messages
+--- psql \d messagesrows: 1
+SELECT c2.relname, i.indisprimary, i.indisunique, i.indisclustered, i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid, 0, true),
+  pg_catalog.pg_get_constraintdef(con.oid, true), contype, condeferrable, condeferred, i.indisreplident, c2.reltablespace
+FROM pg_catalog.pg_class c, pg_catalog.pg_class c2, pg_catalog.pg_index i
+  LEFT JOIN pg_catalog.pg_constraint con ON (conrelid = i.indrelid AND conindid = i.indexrelid AND contype IN ('p','u','x'))
+WHERE c.oid = '{messages}' AND c.oid = i.indrelid AND i.indexrelid = c2.oid
+ORDER BY i.indisprimary DESC, c2.relname
+--- psql \d messagesrows: 0
 SELECT pol.polname, pol.polpermissive,
   CASE WHEN pol.polroles = '{0}' THEN NULL ELSE pg_catalog.array_to_string(array(select rolname from pg_catalog.pg_roles where oid = any (pol.polroles) order by 1),',') END,
   pg_catalog.pg_get_expr(pol.polqual, pol.polrelid),
@@ -159,7 +166,7 @@ SELECT pol.polname, pol.polpermissive,
     END AS cmd
 FROM pg_catalog.pg_policy pol
 WHERE pol.polrelid = '{messages}' ORDER BY 1
---- psql \d messages
+--- psql \d messagesrows: 0
 SELECT oid, stxrelid::pg_catalog.regclass, stxnamespace::pg_catalog.regnamespace::pg_catalog.text AS nsp, stxname,
 pg_catalog.pg_get_statisticsobjdef_columns(oid) AS columns,
   'd' = any(stxkind) AS ndist_enabled,
@@ -169,7 +176,7 @@ stxstattarget
 FROM pg_catalog.pg_statistic_ext
 WHERE stxrelid = '{messages}'
 ORDER BY nsp, stxname
---- psql \d messages
+--- psql \d messagesrows: 0
 SELECT pubname
      , NULL
      , NULL
@@ -196,25 +203,25 @@ SELECT pubname
 FROM pg_catalog.pg_publication p
 WHERE p.puballtables AND pg_catalog.pg_relation_is_publishable('{messages}')
 ORDER BY 1
---- psql \d messages
+--- psql \d messagesrows: 0
 SELECT c.oid::pg_catalog.regclass
 FROM pg_catalog.pg_class c, pg_catalog.pg_inherits i
 WHERE c.oid = i.inhparent AND i.inhrelid = '{messages}'
   AND c.relkind != 'p' AND c.relkind != 'I'
 ORDER BY inhseqno
---- psql \d messages
+--- psql \d messagesrows: 0
 SELECT c.oid::pg_catalog.regclass, c.relkind, inhdetachpending, pg_catalog.pg_get_expr(c.relpartbound, c.oid)
 FROM pg_catalog.pg_class c, pg_catalog.pg_inherits i
 WHERE c.oid = i.inhrelid AND i.inhparent = '{messages}'
 ORDER BY pg_catalog.pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT', c.oid::pg_catalog.regclass::pg_catalog.text
---- psql \d+ messages
+--- psql \d+ messagesrows: 1
 SELECT c.relchecks, c.relkind, c.relhasindex, c.relhasrules, c.relhastriggers, c.relrowsecurity, c.relforcerowsecurity, false AS relhasoids, c.relispartition, pg_catalog.array_to_string(c.reloptions || array(select 'toast.' || x from pg_catalog.unnest(tc.reloptions) x), ', ')
 , c.reltablespace, CASE WHEN c.reloftype = 0 THEN '' ELSE c.reloftype::pg_catalog.regtype::pg_catalog.text END, c.relpersistence, c.relreplident, am.amname
 FROM pg_catalog.pg_class c
  LEFT JOIN pg_catalog.pg_class tc ON (c.reltoastrelid = tc.oid)
 LEFT JOIN pg_catalog.pg_am am ON (c.relam = am.oid)
 WHERE c.oid = '{messages}'
---- psql \d+ messages
+--- psql \d+ messagesrows: 8
 SELECT a.attname,
   pg_catalog.format_type(a.atttypid, a.atttypmod),
   (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true)
@@ -232,7 +239,7 @@ SELECT a.attname,
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = '{messages}' AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
---- psql \d recent
+--- psql \d recentrows: 1
 SELECT c.oid,
   n.nspname,
   c.relname
@@ -241,13 +248,13 @@ FROM pg_catalog.pg_class c
 WHERE c.relname OPERATOR(pg_catalog.~) '^(recent)$' COLLATE pg_catalog.default
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 2, 3
---- psql \d recent
+--- psql \d recentrows: 1
 SELECT c.relchecks, c.relkind, c.relhasindex, c.relhasrules, c.relhastriggers, c.relrowsecurity, c.relforcerowsecurity, false AS relhasoids, c.relispartition, '', c.reltablespace, CASE WHEN c.reloftype = 0 THEN '' ELSE c.reloftype::pg_catalog.regtype::pg_catalog.text END, c.relpersistence, c.relreplident, am.amname
 FROM pg_catalog.pg_class c
  LEFT JOIN pg_catalog.pg_class tc ON (c.reltoastrelid = tc.oid)
 LEFT JOIN pg_catalog.pg_am am ON (c.relam = am.oid)
 WHERE c.oid = '{recent}'
---- psql \d recent
+--- psql \d recentrows: 2
 SELECT a.attname,
   pg_catalog.format_type(a.atttypid, a.atttypmod),
   (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true)
@@ -261,14 +268,14 @@ SELECT a.attname,
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = '{recent}' AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
---- psql \d+ recent
+--- psql \d+ recentrows: 1
 SELECT c.relchecks, c.relkind, c.relhasindex, c.relhasrules, c.relhastriggers, c.relrowsecurity, c.relforcerowsecurity, false AS relhasoids, c.relispartition, pg_catalog.array_to_string(c.reloptions || array(select 'toast.' || x from pg_catalog.unnest(tc.reloptions) x), ', ')
 , c.reltablespace, CASE WHEN c.reloftype = 0 THEN '' ELSE c.reloftype::pg_catalog.regtype::pg_catalog.text END, c.relpersistence, c.relreplident, am.amname
 FROM pg_catalog.pg_class c
  LEFT JOIN pg_catalog.pg_class tc ON (c.reltoastrelid = tc.oid)
 LEFT JOIN pg_catalog.pg_am am ON (c.relam = am.oid)
 WHERE c.oid = '{recent}'
---- psql \d+ recent
+--- psql \d+ recentrows: 2
 SELECT a.attname,
   pg_catalog.format_type(a.atttypid, a.atttypmod),
   (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true)
@@ -284,13 +291,13 @@ SELECT a.attname,
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = '{recent}' AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
---- psql \d+ recent
+--- psql \d+ recentrows: 1
 SELECT pg_catalog.pg_get_viewdef('{recent}'::pg_catalog.oid, true)
---- psql \d+ recent
+--- psql \d+ recentrows: 0
 SELECT r.rulename, trim(trailing ';' from pg_catalog.pg_get_ruledef(r.oid, true))
 FROM pg_catalog.pg_rewrite r
 WHERE r.ev_class = '{recent}' AND r.rulename != '_RETURN' ORDER BY 1
---- psql \dv
+--- psql \dvrows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -303,7 +310,7 @@ WHERE c.relkind IN ('v','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \dv+
+--- psql \dv+rows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -319,7 +326,7 @@ WHERE c.relkind IN ('v','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \di
+--- psql \dirows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -336,7 +343,7 @@ WHERE c.relkind IN ('i','I','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \dm
+--- psql \dmrows: 0
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -350,7 +357,7 @@ WHERE c.relkind IN ('m','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \ds
+--- psql \dsrows: 0
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -363,7 +370,7 @@ WHERE c.relkind IN ('S','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \dE
+--- psql \dErows: 0
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 't' THEN 'TOAST table' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' WHEN 'I' THEN 'partitioned index' END as "Type",
@@ -376,7 +383,7 @@ WHERE c.relkind IN ('f','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1,2
---- psql \df
+--- psql \dfrows: 5
 SELECT n.nspname as "Schema",
   p.proname as "Name",
   pg_catalog.pg_get_function_result(p.oid) as "Result data type",
@@ -393,7 +400,7 @@ WHERE pg_catalog.pg_function_is_visible(p.oid)
       AND n.nspname <> 'pg_catalog'
       AND n.nspname <> 'information_schema'
 ORDER BY 1, 2, 4
---- psql \df safeguard*
+--- psql \df safeguard*rows: 5
 SELECT n.nspname as "Schema",
   p.proname as "Name",
   pg_catalog.pg_get_function_result(p.oid) as "Result data type",
@@ -409,7 +416,7 @@ FROM pg_catalog.pg_proc p
 WHERE p.proname OPERATOR(pg_catalog.~) '^(safeguard.*)$' COLLATE pg_catalog.default
   AND pg_catalog.pg_function_is_visible(p.oid)
 ORDER BY 1, 2, 4
---- psql \df+ safeguard*
+--- psql \df+ safeguard*rows: 5
 SELECT n.nspname as "Schema",
   p.proname as "Name",
   pg_catalog.pg_get_function_result(p.oid) as "Result data type",
@@ -442,7 +449,7 @@ FROM pg_catalog.pg_proc p
 WHERE p.proname OPERATOR(pg_catalog.~) '^(safeguard.*)$' COLLATE pg_catalog.default
   AND pg_catalog.pg_function_is_visible(p.oid)
 ORDER BY 1, 2, 4
---- psql \da
+--- psql \darows: 0
 SELECT n.nspname as "Schema",
   p.proname AS "Name",
   pg_catalog.format_type(p.prorettype, NULL) AS "Result data type",
@@ -458,7 +465,7 @@ WHERE p.prokind = 'a'
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_function_is_visible(p.oid)
 ORDER BY 1, 2, 4
---- psql \dT
+--- psql \dTrows: 0
 SELECT n.nspname as "Schema",
   pg_catalog.format_type(t.oid, NULL) AS "Name",
   pg_catalog.obj_description(t.oid, 'pg_type') as "Description"
@@ -470,7 +477,7 @@ WHERE (t.typrelid = 0 OR (SELECT c.relkind = 'c' FROM pg_catalog.pg_class c WHER
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_type_is_visible(t.oid)
 ORDER BY 1, 2
---- psql \dT+
+--- psql \dT+rows: 0
 SELECT n.nspname as "Schema",
   pg_catalog.format_type(t.oid, NULL) AS "Name",
   t.typname AS "Internal name",
@@ -500,7 +507,7 @@ WHERE (t.typrelid = 0 OR (SELECT c.relkind = 'c' FROM pg_catalog.pg_class c WHER
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_type_is_visible(t.oid)
 ORDER BY 1, 2
---- psql \du
+--- psql \durows: 4
 SELECT r.rolname, r.rolsuper, r.rolinherit,
   r.rolcreaterole, r.rolcreatedb, r.rolcanlogin,
   r.rolconnlimit, r.rolvaliduntil,
@@ -513,7 +520,7 @@ SELECT r.rolname, r.rolsuper, r.rolinherit,
 FROM pg_catalog.pg_roles r
 WHERE r.rolname !~ '^pg_'
 ORDER BY 1
---- psql \du+
+--- psql \du+rows: 4
 SELECT r.rolname, r.rolsuper, r.rolinherit,
   r.rolcreaterole, r.rolcreatedb, r.rolcanlogin,
   r.rolconnlimit, r.rolvaliduntil,
@@ -527,7 +534,7 @@ SELECT r.rolname, r.rolsuper, r.rolinherit,
 FROM pg_catalog.pg_roles r
 WHERE r.rolname !~ '^pg_'
 ORDER BY 1
---- psql \dp
+--- psql \dprows: 2
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' END as "Type",
@@ -571,7 +578,7 @@ FROM pg_catalog.pg_class c
 WHERE c.relkind IN ('r','v','m','S','f','p')
   AND n.nspname !~ '^pg_' AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \z messages
+--- psql \z messagesrows: 1
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' END as "Type",
@@ -616,13 +623,13 @@ WHERE c.relkind IN ('r','v','m','S','f','p')
   AND c.relname OPERATOR(pg_catalog.~) '^(messages)$' COLLATE pg_catalog.default
   AND n.nspname !~ '^pg_' AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \db
+--- psql \dbrows: 2
 SELECT spcname AS "Name",
   pg_catalog.pg_get_userbyid(spcowner) AS "Owner",
   pg_catalog.pg_tablespace_location(oid) AS "Location"
 FROM pg_catalog.pg_tablespace
 ORDER BY 1
---- psql \db+
+--- psql \db+rows: 2
 SELECT spcname AS "Name",
   pg_catalog.pg_get_userbyid(spcowner) AS "Owner",
   pg_catalog.pg_tablespace_location(oid) AS "Location",
@@ -632,28 +639,28 @@ SELECT spcname AS "Name",
   pg_catalog.shobj_description(oid, 'pg_tablespace') AS "Description"
 FROM pg_catalog.pg_tablespace
 ORDER BY 1
---- psql \sf safeguard_classify
+--- psql \sf safeguard_classifyrows: 1
 SELECT 'safeguard_classify'::pg_catalog.regproc::pg_catalog.oid
---- psql \sf safeguard_classify
+--- psql \sf safeguard_classifyrows: 1
 SELECT pg_catalog.pg_get_functiondef({classify})
---- psql \sv recent
+--- psql \sv recentrows: 1
 SELECT 'recent'::pg_catalog.regclass::pg_catalog.oid
---- psql \sv recent
+--- psql \sv recentrows: 1
 SELECT nspname, relname, relkind, pg_catalog.pg_get_viewdef(c.oid, true), pg_catalog.array_remove(pg_catalog.array_remove(c.reloptions,'check_option=local'),'check_option=cascaded') AS reloptions, CASE WHEN 'check_option=local' = ANY (c.reloptions) THEN 'LOCAL'::text WHEN 'check_option=cascaded' = ANY (c.reloptions) THEN 'CASCADED'::text ELSE NULL END AS checkoption FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON c.relnamespace = n.oid WHERE c.oid = {recent}
---- psql \dx
+--- psql \dxrows: 0
 SELECT e.extname AS "Name", e.extversion AS "Version", n.nspname AS "Schema", c.description AS "Description"
 FROM pg_catalog.pg_extension e LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace LEFT JOIN pg_catalog.pg_description c ON c.objoid = e.oid AND c.classoid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 ORDER BY 1
---- psql \dx+
+--- psql \dx+rows: 0
 SELECT e.extname, e.oid
 FROM pg_catalog.pg_extension e
 ORDER BY 1
---- psql \dx+
+--- psql \dx+rows: 0
 SELECT pg_catalog.pg_describe_object(classid, objid, 0) AS "Object description"
 FROM pg_catalog.pg_depend
 WHERE refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND refobjid = '13559' AND deptype = 'e'
 ORDER BY 1
---- psql \dd
+--- psql \ddrows: 0
 SELECT DISTINCT tt.nspname AS "Schema", tt.name AS "Name", tt.object AS "Object", d.description AS "Description"
 FROM (
   SELECT pgc.oid as oid, pgc.tableoid AS tableoid,
@@ -721,7 +728,7 @@ WHERE n.nspname <> 'pg_catalog'
 ) AS tt
   JOIN pg_catalog.pg_description d ON (tt.oid = d.objoid AND tt.tableoid = d.classoid AND d.objsubid = 0)
 ORDER BY 1, 2, 3
---- psql \dD
+--- psql \dDrows: 0
 SELECT n.nspname as "Schema",
        t.typname as "Name",
        pg_catalog.format_type(t.typbasetype, t.typtypmod) as "Type",
@@ -739,7 +746,7 @@ WHERE t.typtype = 'd'
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_type_is_visible(t.oid)
 ORDER BY 1, 2
---- psql \dC
+--- psql \dCrows: 229
 SELECT pg_catalog.format_type(castsource, NULL) AS "Source type",
        pg_catalog.format_type(casttarget, NULL) AS "Target type",
        CASE WHEN c.castmethod = 'b' THEN '(binary coercible)'
@@ -764,7 +771,7 @@ WHERE ( (true  AND pg_catalog.pg_type_is_visible(ts.oid)
 ) OR (true  AND pg_catalog.pg_type_is_visible(tt.oid)
 ) )
 ORDER BY 1, 2
---- psql \dc
+--- psql \dcrows: 0
 SELECT n.nspname AS "Schema",
        c.conname AS "Name",
        pg_catalog.pg_encoding_to_char(c.conforencoding) AS "Source",
@@ -778,7 +785,7 @@ WHERE true
   AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_conversion_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \dO
+--- psql \dOrows: 0
 SELECT n.nspname AS "Schema",
        c.collname AS "Name",
        c.collcollate AS "Collate",
@@ -793,7 +800,7 @@ WHERE n.oid = c.collnamespace
       AND c.collencoding IN (-1, pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))
   AND pg_catalog.pg_collation_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \do
+--- psql \dorows: 0
 SELECT n.nspname as "Schema",
   o.oprname AS "Name",
   CASE WHEN o.oprkind='l' THEN NULL ELSE pg_catalog.format_type(o.oprleft, NULL) END AS "Left arg type",
@@ -807,7 +814,7 @@ WHERE n.nspname <> 'pg_catalog'
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_operator_is_visible(o.oid)
 ORDER BY 1, 2, 3, 4
---- psql \ddp
+--- psql \ddprows: 0
 SELECT pg_catalog.pg_get_userbyid(d.defaclrole) AS "Owner",
   n.nspname AS "Schema",
   CASE d.defaclobjtype WHEN 'r' THEN 'table' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'function' WHEN 'T' THEN 'type' WHEN 'n' THEN 'schema' END AS "Type",
@@ -815,7 +822,7 @@ SELECT pg_catalog.pg_get_userbyid(d.defaclrole) AS "Owner",
 FROM pg_catalog.pg_default_acl d
      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace
 ORDER BY 1, 2, 3
---- psql \dL
+--- psql \dLrows: 1
 SELECT l.lanname AS "Name",
        pg_catalog.pg_get_userbyid(l.lanowner) as "Owner",
        l.lanpltrusted AS "Trusted",
@@ -826,7 +833,7 @@ LEFT JOIN pg_catalog.pg_description d
   AND d.objsubid = 0
 WHERE l.lanplcallfoid != 0
 ORDER BY 1
---- psql \dF
+--- psql \dFrows: 29
 SELECT
    n.nspname as "Schema",
    c.cfgname as "Name",
@@ -835,21 +842,21 @@ FROM pg_catalog.pg_ts_config c
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.cfgnamespace
 WHERE pg_catalog.pg_ts_config_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \des
+--- psql \desrows: 0
 SELECT s.srvname AS "Name",
   pg_catalog.pg_get_userbyid(s.srvowner) AS "Owner",
   f.fdwname AS "Foreign-data wrapper"
 FROM pg_catalog.pg_foreign_server s
      JOIN pg_catalog.pg_foreign_data_wrapper f ON f.oid=s.srvfdw
 ORDER BY 1
---- psql \dew
+--- psql \dewrows: 0
 SELECT fdw.fdwname AS "Name",
   pg_catalog.pg_get_userbyid(fdw.fdwowner) AS "Owner",
   fdw.fdwhandler::pg_catalog.regproc AS "Handler",
   fdw.fdwvalidator::pg_catalog.regproc AS "Validator"
 FROM pg_catalog.pg_foreign_data_wrapper fdw
 ORDER BY 1
---- psql \det
+--- psql \detrows: 0
 SELECT n.nspname AS "Schema",
   c.relname AS "Table",
   s.srvname AS "Server"
@@ -859,7 +866,7 @@ FROM pg_catalog.pg_foreign_table ft
   INNER JOIN pg_catalog.pg_foreign_server s ON s.oid = ft.ftserver
 WHERE pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY 1, 2
---- psql \dRp
+--- psql \dRprows: 0
 SELECT pubname AS "Name",
   pg_catalog.pg_get_userbyid(pubowner) AS "Owner",
   puballtables AS "All tables",
@@ -870,14 +877,14 @@ SELECT pubname AS "Name",
   pubviaroot AS "Via root"
 FROM pg_catalog.pg_publication
 ORDER BY 1
---- psql \drds
+--- psql \drdsrows: 0
 SELECT rolname AS "Role", datname AS "Database",
 pg_catalog.array_to_string(setconfig, E'\n') AS "Settings"
 FROM pg_catalog.pg_db_role_setting s
 LEFT JOIN pg_catalog.pg_database d ON d.oid = setdatabase
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = setrole
 ORDER BY 1, 2
---- psql \dP
+--- psql \dProws: 0
 SELECT n.nspname as "Schema",
   c.relname as "Name",
   pg_catalog.pg_get_userbyid(c.relowner) as "Owner",
@@ -894,7 +901,7 @@ WHERE c.relkind IN ('p','I','')
       AND n.nspname <> 'information_schema'
   AND pg_catalog.pg_table_is_visible(c.oid)
 ORDER BY "Schema", "Type" DESC, "Name"
---- psql \dX
+--- psql \dXrows: 0
 SELECT
 es.stxnamespace::pg_catalog.regnamespace::pg_catalog.text AS "Schema",
 es.stxname AS "Name",
@@ -910,23 +917,23 @@ END AS "MCV"
 FROM pg_catalog.pg_statistic_ext es
 WHERE pg_catalog.pg_statistics_obj_is_visible(es.oid)
 ORDER BY 1, 2
---- psql \dy
+--- psql \dyrows: 0
 SELECT evtname as "Name", evtevent as "Event", pg_catalog.pg_get_userbyid(e.evtowner) as "Owner",
  case evtenabled when 'O' then 'enabled'  when 'R' then 'replica'  when 'A' then 'always'  when 'D' then 'disabled' end as "Enabled",
  e.evtfoid::pg_catalog.regproc as "Function", pg_catalog.array_to_string(array(select x from pg_catalog.unnest(evttags) as t(x)), ', ') as "Tags"
 FROM pg_catalog.pg_event_trigger e ORDER BY 1
---- psql \dconfig
+--- psql \dconfigrows: 0
 SELECT s.name AS "Parameter", pg_catalog.current_setting(s.name) AS "Value"
 FROM pg_catalog.pg_settings s
 WHERE s.source <> 'default' AND
       s.setting IS DISTINCT FROM s.boot_val
 ORDER BY 1
---- psql \dconfig work_mem
+--- psql \dconfig work_memrows: 1
 SELECT s.name AS "Parameter", pg_catalog.current_setting(s.name) AS "Value"
 FROM pg_catalog.pg_settings s
 WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.~) '^(work_mem)$' COLLATE pg_catalog.default
 ORDER BY 1
---- psql \dl
+--- psql \dlrows: 0
 SELECT oid as "ID",
   pg_catalog.pg_get_userbyid(lomowner) as "Owner",
   pg_catalog.obj_description(oid, 'pg_largeobject') as "Description"

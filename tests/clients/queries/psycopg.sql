@@ -1,7 +1,7 @@
 -- What psycopg 3.3 sends. One query after each line of ---; {messages}, {recent} and {classify} are OIDs.
----
+--- rows: 1
 select 1
----
+--- rows: 1
 -- $1 = 'text'
 SELECT
     typname AS name, oid, typarray AS array_oid,
@@ -9,9 +9,7 @@ SELECT
 FROM pg_type t
 WHERE t.oid = to_regtype($1)
 ORDER BY t.oid
----
-RELEASE "_pg3_1"
----
+--- rows: 0
 -- $1 = 'messages'
 SELECT
     t.typname AS name, t.oid AS oid, t.typarray AS array_oid,
@@ -36,7 +34,7 @@ LEFT JOIN (
     GROUP BY attrelid
 ) a ON a.attrelid = t.typrelid
 WHERE t.oid = to_regtype($1)
----
+--- rows: 0
 -- $1 = 'x'
 SELECT name, oid, array_oid, regtype, array_agg(label) AS labels
 FROM (
@@ -50,7 +48,7 @@ FROM (
     ORDER BY e.enumsortorder
 ) x
 GROUP BY name, oid, array_oid, regtype
----
+--- rows: 1
 -- $1 = 'int4range'
 SELECT t.typname AS name, t.oid AS oid, t.typarray AS array_oid,
     t.oid::regtype::text AS regtype,
@@ -58,6 +56,6 @@ SELECT t.typname AS name, t.oid AS oid, t.typarray AS array_oid,
 FROM pg_type t
 JOIN pg_range r ON t.oid = r.rngtypid
 WHERE t.oid = to_regtype($1)
----
+--- rows: 1
 -- $1 = '1', $2 = '{1,2}'
 select $1::int = any($2)

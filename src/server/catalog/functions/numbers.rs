@@ -180,27 +180,45 @@ fn finish(pattern: &Pattern, body: String, negative: bool) -> String {
     if has(Place::Minus) || has(Place::Plus) {
         return body;
     }
+    // What the pattern says before its first digit stays before the number.
+    let written = pattern
+        .places
+        .iter()
+        .take_while(|p| matches!(p, Place::Literal(_)));
+    let written: usize = written
+        .map(|p| {
+            if let Place::Literal(l) = p {
+                l.len_utf8()
+            } else {
+                0
+            }
+        })
+        .sum();
+    let (front, body) = body.split_at(written);
+    let (front, body) = (front.to_owned(), body.to_owned());
     let blanks = body.len() - body.trim_start_matches(' ').len();
     if has(Place::Sign) {
         // A sign that leads stands beside the digits too.
-        return match body.strip_prefix(['+', '-']) {
-            Some(rest) if pattern.places.first() == Some(&Place::Sign) => {
-                let digits = rest.trim_start_matches(' ');
-                let blanks = rest.len() - digits.len();
-                format!("{}{}{digits}", " ".repeat(blanks), &body[..1])
-            }
-            _ => body,
-        };
+        return front
+            + &match body.strip_prefix(['+', '-']) {
+                Some(rest) if pattern.places.first() == Some(&Place::Sign) => {
+                    let digits = rest.trim_start_matches(' ');
+                    let blanks = rest.len() - digits.len();
+                    format!("{}{}{digits}", " ".repeat(blanks), &body[..1])
+                }
+                _ => body,
+            };
     }
     let (blank, digits) = body.split_at(blanks);
-    match (pattern.angle, negative) {
-        (true, true) => format!("{blank}<{digits}>"),
-        (true, false) if pattern.fill => digits.to_owned(),
-        (true, false) => format!("{blank} {digits} "),
-        (false, true) => format!("{blank}-{digits}"),
-        (false, false) if pattern.fill => digits.to_owned(),
-        (false, false) => format!("{blank} {digits}"),
-    }
+    front
+        + &match (pattern.angle, negative) {
+            (true, true) => format!("{blank}<{digits}>"),
+            (true, false) if pattern.fill => digits.to_owned(),
+            (true, false) => format!("{blank} {digits} "),
+            (false, true) => format!("{blank}-{digits}"),
+            (false, false) if pattern.fill => digits.to_owned(),
+            (false, false) => format!("{blank} {digits}"),
+        }
 }
 
 #[cfg(test)]

@@ -315,6 +315,29 @@ fn types(functions: &mut Functions) {
     );
     function.strict = false;
     let shared = Arc::clone(&functions.shared);
+    functions.define(
+        ("regtypes_out", Kind::Texts),
+        1..=1,
+        Stable,
+        move |args, _| {
+            // A vector of OIDs is a text with blanks between.
+            let oids: Vec<Option<i64>> = match &args[0] {
+                Cell::List(items) => items.iter().map(Cell::int).collect(),
+                cell => {
+                    let text = cell.text().unwrap_or_default();
+                    text.split_whitespace()
+                        .map(|oid| oid.parse().ok())
+                        .collect()
+                }
+            };
+            let names = oids.into_iter().map(|oid| match oid {
+                Some(oid) => format_type(&shared, oid as i32, None),
+                None => String::new(),
+            });
+            Ok(names.collect::<Vec<_>>().into())
+        },
+    );
+    let shared = Arc::clone(&functions.shared);
     let function = functions.define(("pg_typeof", Kind::Text), 1..=1, Stable, move |_, types| {
         use datafusion::arrow::datatypes::DataType;
         if types[0] == DataType::Null {
