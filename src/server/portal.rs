@@ -7,13 +7,13 @@ use super::cursor::Cursor;
 use super::encode::{Columns, Display, Zone, pg_type};
 use super::failure::Failure;
 use super::params;
+use super::rewrite::infer;
 use super::statement::{Kind, Statement, located};
 use crate::engine;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use std::sync::Arc;
 
 /// PostgreSQL's number of the type `text`.
@@ -97,13 +97,8 @@ impl Prepared {
     ) -> Result<Prepared, Failure> {
         let plan = session.plan(query).await;
         let plan = plan.map_err(|error| located(error, &query.sql))?;
-        let mut known = plan.get_parameter_types()?;
-        for (name, wanted) in inferred(&plan)? {
-            let known = known.entry(name).or_default();
-            if known.is_none() {
-                *known = Some(wanted);
-            }
-        }
+        let plan = infer(plan)?;
+        let known = plan.get_parameter_types()?;
         let mut count = given.len();
         for name in known.keys() {
             let number = name.trim_start_matches('$').parse::<usize>();
@@ -181,7 +176,7 @@ impl Prepared {
         let plan = match &self.plan {
             Some((made, plan)) if *made == version => plan.clone(),
             _ => {
-                let plan = session.plan(query).await?;
+                let plan = infer(session.plan(query).await?)?;
                 let columns = self.columns_of(session, &plan)?;
                 if !same_types(columns.as_ref(), self.columns.as_ref()) {
                     let changed = "cached plan must not change result type";
@@ -278,47 +273,6 @@ impl Prepared {
             None => Ok(None),
         }
     }
-}
-
-/// Types of parameters that the planner does not say: what is cast, what counts rows, what is searched in.
-fn inferred(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Failure> {
-    let mut found = Vec::new();
-    plan.apply_with_subqueries(|plan| {
-        if let LogicalPlan::Limit(limit) = plan {
-            for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
-                count.apply(|expr| {
-                    if let Expr::Placeholder(placeholder) = expr {
-                        found.push((placeholder.id.clone(), DataType::Int64));
-                    }
-                    Ok(TreeNodeRecursion::Continue)
-                })?;
-            }
-        }
-        let inputs = plan.inputs();
-        plan.apply_expressions(|expr| {
-            expr.apply(|expr| {
-                match expr {
-                    Expr::Cast(Cast { expr, field }) => {
-                        if let Expr::Placeholder(placeholder) = expr.as_ref() {
-                            found.push((placeholder.id.clone(), field.data_type().clone()));
-                        }
-                    }
-                    Expr::ScalarFunction(call) if call.name() == "array_has" => {
-                        if let [Expr::Placeholder(placeholder), item] = call.args.as_slice() {
-                            let types = inputs.iter().map(|input| item.get_type(input.schema()));
-                            if let Some(item) = types.flatten().next() {
-                                let list = DataType::new_list(item, true);
-                                found.push((placeholder.id.clone(), list));
-                            }
-                        }
-                    }
-                    _ => {}
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })?;
-    Ok(found)
 }
 
 /// Whether a plan's rows are the client's.
