@@ -92,7 +92,11 @@ impl VisitorMut for Names {
         let hide_first = !outermost && !ordered && select.distinct.is_none();
         match name_list(&mut select.projection, outermost && !ordered, hide_first) {
             Some(name) if outermost && self.defines => ControlFlow::Break(name),
-            _ => ControlFlow::Continue(()),
+            _ => {
+                // A set operation has the names of its first list.
+                self.defines = self.defines && !outermost;
+                ControlFlow::Continue(())
+            }
         }
     }
 }
@@ -437,6 +441,10 @@ mod tests {
         for (sql, fails) in [
             ("CREATE VIEW v AS SELECT 1, 2", true),
             ("CREATE TABLE t AS SELECT a, a FROM u", true),
+            (
+                "CREATE TABLE t AS SELECT 1 AS a, 2 AS b UNION SELECT 3, 4",
+                false,
+            ),
             ("CREATE VIEW v AS SELECT 1 AS a, 2 AS b", false),
             (
                 "CREATE VIEW v AS SELECT a FROM (SELECT 1 AS a, 2 AS b, 3 AS b) x",
