@@ -7,9 +7,9 @@
 
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, DataType, Expr, Ident, ObjectName, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Statement, Subscript, TimezoneInfo, TrimWhereField,
-    Value, VisitMut, VisitorMut,
+    AccessExpr, ArrayElemTypeDef, DataType, Expr, Ident, ObjectName, OrderBy, OrderByKind, Query,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement, Subscript,
+    TimezoneInfo, TrimWhereField, Value, VisitMut, VisitorMut,
 };
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -77,6 +77,7 @@ impl VisitorMut for Names {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<String> {
         self.queries.push(query.order_by.is_some());
+        order_by_place(query);
         ControlFlow::Continue(())
     }
 
@@ -92,7 +93,45 @@ impl VisitorMut for Names {
         let hide_first = !outermost && !ordered && select.distinct.is_none();
         match name_list(&mut select.projection, outermost && !ordered, hide_first) {
             Some(name) if outermost && self.defines => ControlFlow::Break(name),
-            _ => ControlFlow::Continue(()),
+            _ => {
+                // A set operation has the names of its first list.
+                self.defines = self.defines && !outermost;
+                ControlFlow::Continue(())
+            }
+        }
+    }
+}
+
+/// `SELECT DISTINCT f(a) .. ORDER BY f(a)` by the place of `f(a)`: by its name the planner would not know it again.
+fn order_by_place(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return;
+    };
+    let whole = |item: &SelectItem| {
+        matches!(
+            item,
+            SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+        )
+    };
+    if select.distinct.is_none() || select.projection.iter().any(whole) {
+        return;
+    }
+    let Some(OrderBy {
+        kind: OrderByKind::Expressions(orders),
+        ..
+    }) = &mut query.order_by
+    else {
+        return;
+    };
+    for order in orders {
+        let sought = order.expr.to_string();
+        let same = |item: &SelectItem| match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => false,
+            SelectItem::UnnamedExpr(expr) => expr.to_string() == sought,
+            _ => false,
+        };
+        if let Some(at) = select.projection.iter().position(same) {
+            order.expr = Expr::value(Value::Number((at + 1).to_string(), false));
         }
     }
 }
@@ -437,6 +476,10 @@ mod tests {
         for (sql, fails) in [
             ("CREATE VIEW v AS SELECT 1, 2", true),
             ("CREATE TABLE t AS SELECT a, a FROM u", true),
+            (
+                "CREATE TABLE t AS SELECT 1 AS a, 2 AS b UNION SELECT 3, 4",
+                false,
+            ),
             ("CREATE VIEW v AS SELECT 1 AS a, 2 AS b", false),
             (
                 "CREATE VIEW v AS SELECT a FROM (SELECT 1 AS a, 2 AS b, 3 AS b) x",

@@ -389,3 +389,134 @@ async fn clients_see_the_names_that_they_expect() {
         assert_eq!(names.join(","), want, "{sql}");
     }
 }
+
+/// Each was put to PostgreSQL 15.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn naming_columns_changes_no_answer() {
+    let server = Server::new().await;
+    let mut wrong = Vec::new();
+    for (sql, want) in [
+        (
+            "SELECT a::text FROM (VALUES (10), (9)) t(a) ORDER BY a",
+            "10\n9",
+        ),
+        (
+            "SELECT lower(a) FROM (VALUES ('B'), ('a')) t(a) ORDER BY lower(a)",
+            "a\nb",
+        ),
+        (
+            "SELECT lower(a) FROM (VALUES ('B'), ('a')) t(a) ORDER BY 1",
+            "a\nb",
+        ),
+        (
+            "SELECT lower(a), count(*) FROM (VALUES ('B'), ('a'), ('b')) t(a) GROUP BY lower(a) ORDER BY count(*) DESC",
+            "b|2\na|1",
+        ),
+        (
+            "SELECT lower(a), count(*) FROM (VALUES ('B'), ('a'), ('b')) t(a) GROUP BY 1 ORDER BY 2 DESC, 1",
+            "b|2\na|1",
+        ),
+        (
+            "SELECT count(*), sum(a) FROM (VALUES (1), (2)) t(a) HAVING count(*) > 1",
+            "2|3",
+        ),
+        (
+            "SELECT DISTINCT a + 1 FROM (VALUES (1), (2), (1)) t(a) ORDER BY a + 1",
+            "2\n3",
+        ),
+        (
+            "SELECT DISTINCT ON (a) a, b FROM (VALUES (1, 2), (1, 3), (2, 1)) t(a, b) ORDER BY a, b DESC",
+            "1|3\n2|1",
+        ),
+        (
+            "SELECT a + 1 FROM (VALUES (1), (2)) t(a) UNION SELECT 7 ORDER BY 1",
+            "2\n3\n7",
+        ),
+        (
+            "SELECT sum FROM (SELECT sum(a) FROM (VALUES (1), (2)) t(a)) x",
+            "3",
+        ),
+        (
+            "SELECT max(a), max(b) FROM (VALUES (1, 2), (3, 1)) t(a, b)",
+            "3|2",
+        ),
+        (
+            "SELECT max(a) AS a FROM (VALUES (1, 2), (3, 1)) t(a, b) GROUP BY b ORDER BY a",
+            "1\n3",
+        ),
+        (
+            "SELECT a, sum(b) OVER (PARTITION BY a) FROM (VALUES (1, 2), (1, 3)) t(a, b) ORDER BY sum(b) OVER (PARTITION BY a), a",
+            "1|5\n1|5",
+        ),
+        (
+            "SELECT CASE WHEN a > 1 THEN 'x' ELSE 'y' END, count(*) FROM (VALUES (1), (2), (3)) t(a) GROUP BY CASE WHEN a > 1 THEN 'x' ELSE 'y' END ORDER BY 1",
+            "x|2\ny|1",
+        ),
+        (
+            "SELECT date_trunc('day', a)::date, count(*) FROM (VALUES (timestamp '2020-01-01 10:00:00')) t(a) GROUP BY date_trunc('day', a)::date",
+            "2020-01-01|1",
+        ),
+        (
+            "SELECT a, a FROM (VALUES (2), (1)) t(a) ORDER BY a",
+            "1|1\n2|2",
+        ),
+        (
+            "SELECT t.a, u.a FROM (VALUES (1), (2)) t(a) JOIN (VALUES (1), (2)) u(a) ON t.a = u.a ORDER BY u.a DESC",
+            "2|2\n1|1",
+        ),
+        (
+            "SELECT *, a FROM (VALUES (2), (1)) t(a) ORDER BY a",
+            "1|1\n2|2",
+        ),
+        (
+            "SELECT DISTINCT a, a FROM (VALUES (2), (1)) t(a) ORDER BY a",
+            "1|1\n2|2",
+        ),
+        (
+            "SELECT (SELECT count(*) FROM (VALUES (1)) u(x)), 1, 1",
+            "1|1|1",
+        ),
+        ("SELECT count(*) FROM (SELECT 1, 1) x", "1"),
+        (
+            "SELECT upper(a) FROM (VALUES ('x'), ('y')) t(a) WHERE a IN (SELECT lower(b) FROM (VALUES ('X')) u(b))",
+            "X",
+        ),
+        (
+            "WITH c AS (SELECT count(*) FROM (VALUES (1), (2)) t(a)) SELECT count FROM c",
+            "2",
+        ),
+        (
+            "SELECT a AS b, b AS a FROM (VALUES (1, 4), (2, 3)) t(a, b) ORDER BY a",
+            "2|3\n1|4",
+        ),
+        (
+            "SELECT sum(a) FROM (VALUES (1, 1), (2, 1), (5, 2)) t(a, b) GROUP BY b HAVING sum(a) > 3 ORDER BY sum(a)",
+            "5",
+        ),
+        (
+            "SELECT length(a), length(b) FROM (VALUES ('x', 'yy')) t(a, b)",
+            "1|2",
+        ),
+        (
+            "SELECT abs(a) FROM (VALUES (1), (-5)) t(a) ORDER BY abs(a) DESC LIMIT 1",
+            "5",
+        ),
+        (
+            "SELECT grouping(a), count(*) FROM (VALUES (1), (2)) t(a) GROUP BY ROLLUP (a) ORDER BY 1, 2",
+            "0|1\n0|1\n1|2",
+        ),
+        (
+            "SELECT a FROM (VALUES (1)) t(a) UNION ALL SELECT a FROM (VALUES (2)) u(a) ORDER BY a",
+            "1\n2",
+        ),
+        ("SELECT s.a[1] FROM (SELECT ARRAY[7, 8] AS a) s", "7"),
+        ("SELECT i FROM generate_series(1, 3) i", "1\n2\n3"),
+        ("SELECT u FROM unnest(ARRAY['a', 'b']) u", "a\nb"),
+    ] {
+        let got = server.rows(sql).await;
+        if got != want {
+            wrong.push(format!("{sql}\n    {got:?}, not {want:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
