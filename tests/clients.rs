@@ -172,18 +172,40 @@ fn suite(program: &Path, before: &[&str], script: &str) {
         );
     };
     let lines = String::from_utf8_lossy(&output.stdout);
-    let failed: Vec<&str> = lines.lines().filter(|l| !l.starts_with("ok ")).collect();
+    let gaps = gaps(script);
+    let named = |line: &str, end: char| gaps.iter().any(|gap| line.split(end).next() == Some(gap));
+    // What is known to be missing is said in a file, which must stay true both ways.
+    let failed: Vec<&str> = lines
+        .lines()
+        .filter(
+            |line| match (line.strip_prefix("ok "), line.strip_prefix("FAIL ")) {
+                (Some(name), _) => named(name, ' '),
+                (_, Some(failure)) => !named(failure, ':'),
+                _ => false,
+            },
+        )
+        .collect();
     let held = lines.lines().filter(|l| l.starts_with("ok ")).count();
-    println!("{script}: {held} probes held");
+    println!("{script}: {held} probes held, {} known gaps", gaps.len());
     let alive = server.child.try_wait().unwrap().is_none();
     assert!(
-        output.status.success() && failed.is_empty() && held > 0 && alive,
+        failed.is_empty() && held > 0 && alive,
         "{script}: {held} probes held, the server {}\n{}\n{}\nserver:\n{}",
         if alive { "lives" } else { "died" },
         failed.join("\n"),
         String::from_utf8_lossy(&output.stderr),
         server.log()
     );
+}
+
+/// Probes of a suite that are known to fail: `tests/clients/known_gaps.txt`.
+fn gaps(script: &str) -> Vec<String> {
+    let file = std::fs::read_to_string(scripts().join("known_gaps.txt")).unwrap();
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
+    let named = lines.filter_map(|line| line.split_once(' '));
+    let mine = named.filter(|(suite, _)| *suite == script);
+    mine.filter_map(|(_, rest)| Some(rest.split(' ').next()?.to_owned()))
+        .collect()
 }
 
 fn python_suite(script: &str) {

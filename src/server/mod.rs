@@ -24,6 +24,7 @@ pub mod listen;
 mod outbox;
 mod params;
 mod portal;
+mod prepare;
 mod rewrite;
 pub mod roles;
 mod run;

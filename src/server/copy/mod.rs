@@ -17,7 +17,7 @@ mod tests;
 mod text_tests;
 mod write;
 
-pub use options::{Choice, Direction, Format, Header, Names, Options};
+pub use options::{Direction, Format, Header, Options};
 pub use read::Reader;
 pub use write::Writer;
 

@@ -3,7 +3,6 @@
 //! Statements become a list of [`Choice`]s, whoever parsed them; [`Options::of`] holds every rule.
 
 use crate::server::failure::Failure;
-use sqlparser::ast::{CopyLegacyCsvOption, CopyLegacyOption, CopyOption, Ident};
 
 /// Which way the rows go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,67 +216,6 @@ impl Options {
             force_not_null: Names::Some(Vec::new()),
             force_null: Names::Some(Vec::new()),
         }
-    }
-
-    /// From what sqlparser makes of a COPY statement. It knows neither `HEADER MATCH` nor `FORCE_QUOTE *`:
-    /// [`Options::parse`] does.
-    ///
-    /// # Errors
-    /// As [`Options::of`]; 42601 for legacy options that are another database's.
-    pub fn from_sql(
-        options: &[CopyOption],
-        legacy: &[CopyLegacyOption],
-        direction: Direction,
-    ) -> Result<Options, Failure> {
-        let names = |columns: &[Ident]| {
-            Names::Some(columns.iter().map(|column| column.value.clone()).collect())
-        };
-        let mut choices = Vec::new();
-        for option in options {
-            choices.push(match option {
-                CopyOption::Format(name) => Choice::Format(match name.quote_style {
-                    Some(_) => name.value.clone(),
-                    None => name.value.to_ascii_lowercase(),
-                }),
-                CopyOption::Freeze(freeze) => Choice::Freeze(*freeze),
-                CopyOption::Delimiter(delimiter) => Choice::Delimiter(delimiter.to_string()),
-                CopyOption::Null(text) => Choice::Null(text.clone()),
-                CopyOption::Header(true) => Choice::Header(Header::Line),
-                CopyOption::Header(false) => Choice::Header(Header::None),
-                CopyOption::Quote(quote) => Choice::Quote(quote.to_string()),
-                CopyOption::Escape(escape) => Choice::Escape(escape.to_string()),
-                CopyOption::ForceQuote(columns) => Choice::ForceQuote(names(columns)),
-                CopyOption::ForceNotNull(columns) => Choice::ForceNotNull(names(columns)),
-                CopyOption::ForceNull(columns) => Choice::ForceNull(names(columns)),
-                CopyOption::Encoding(name) => Choice::Encoding(name.clone()),
-            });
-        }
-        for option in legacy {
-            match option {
-                CopyLegacyOption::Binary => choices.push(Choice::Format("binary".to_owned())),
-                CopyLegacyOption::Delimiter(delimiter) => {
-                    choices.push(Choice::Delimiter(delimiter.to_string()));
-                }
-                CopyLegacyOption::Null(text) => choices.push(Choice::Null(text.clone())),
-                CopyLegacyOption::Header => choices.push(Choice::Header(Header::Line)),
-                CopyLegacyOption::Csv(parts) => {
-                    choices.push(Choice::Format("csv".to_owned()));
-                    choices.extend(parts.iter().map(|part| match part {
-                        CopyLegacyCsvOption::Header => Choice::Header(Header::Line),
-                        CopyLegacyCsvOption::Quote(quote) => Choice::Quote(quote.to_string()),
-                        CopyLegacyCsvOption::Escape(escape) => Choice::Escape(escape.to_string()),
-                        CopyLegacyCsvOption::ForceQuote(columns) => {
-                            Choice::ForceQuote(names(columns))
-                        }
-                        CopyLegacyCsvOption::ForceNotNull(columns) => {
-                            Choice::ForceNotNull(names(columns))
-                        }
-                    }));
-                }
-                other => return Err(misplaced(format!("option \"{other}\" not recognized"))),
-            }
-        }
-        Options::of(choices, direction)
     }
 
     /// From a statement's choices.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::server::copy::options::Names;
 
 /// What PostgreSQL 15 says of options, in its words but for encodings.
 #[test]
@@ -246,34 +247,4 @@ fn options() {
         ..Options::new(Format::Csv)
     };
     assert_eq!(options, expected);
-}
-
-/// sqlparser's own reading of a statement comes to the same.
-#[test]
-fn options_of_statements() {
-    let cases = [
-        "(FORMAT csv, HEADER true, DELIMITER ';', NULL 'x', QUOTE '~', ESCAPE '#', FORCE_NULL (a), ENCODING 'UTF8')",
-        "(FORMAT BINARY)",
-        "",
-        "WITH CSV HEADER",
-        "BINARY",
-        "WITH DELIMITER AS '|' NULL AS ''",
-    ];
-    for text in cases {
-        let sql = format!("COPY t TO STDOUT {text};")
-            .replace("TO STDOUT (FORMAT csv", "FROM STDIN (FORMAT csv");
-        let dialect = sqlparser::dialect::PostgreSqlDialect {};
-        let parsed = sqlparser::parser::Parser::parse_sql(&dialect, &sql).unwrap();
-        let sqlparser::ast::Statement::Copy {
-            options,
-            legacy_options,
-            ..
-        } = &parsed[0]
-        else {
-            panic!("{sql}");
-        };
-        let own = Options::parse(text, Direction::From).unwrap();
-        let theirs = Options::from_sql(options, legacy_options, Direction::From).unwrap();
-        assert_eq!(own, theirs, "{text}");
-    }
 }

@@ -5,8 +5,8 @@
 
 use super::options::{Choice, Direction, Header, Names, Options};
 use crate::server::failure::Failure;
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 impl Options {
     /// From what follows STDIN or STDOUT in a COPY statement: `[WITH] (FORMAT csv, ..)`, or the options of old,

@@ -69,6 +69,7 @@ fn utc() -> Arc<str> {
 /// 22P02 for text that does not parse, 22P03 for malformed binary, 22003 out of range, 22007 and 22008 for dates and
 /// times, 22021 for bytes that are no UTF-8 or hold NUL, 0A000 for types and shapes that are not supported, 08P01 for a
 /// format that is neither.
+#[cfg(test)]
 pub fn decode(
     value: Option<&[u8]>,
     format: i16,
