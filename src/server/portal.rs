@@ -10,10 +10,12 @@ use super::params;
 use super::rewrite::infer;
 use super::statement::{Kind, Statement, located};
 use crate::engine;
+use arrow_pg::datatypes::PG_OID_ALIAS_KEY;
 use bytes::Bytes;
-use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
+use pgwire::api::Type;
 use std::sync::Arc;
 
 /// PostgreSQL's number of the type `text`.
@@ -127,14 +129,24 @@ impl Prepared {
         for at in 0..count {
             let wanted = known.get(&format!("${}", at + 1)).cloned().flatten();
             let given = prepared.given.get(at).copied().unwrap_or(0);
-            prepared.parameters.push(match (given, &wanted) {
-                (0 | UNKNOWN, Some(wanted)) => pg_type(&Field::new("", wanted.clone(), true)).oid(),
-                (0 | UNKNOWN, None) => TEXT,
-                (given, _) => given,
-            });
+            let (oid, wanted) = match (given, wanted) {
+                (0 | UNKNOWN, Some(wanted)) => {
+                    let field = Field::new("", wanted.clone(), true);
+                    (pg_type(&field).oid(), Some(wanted))
+                }
+                (0 | UNKNOWN, None) => (TEXT, None),
+                // The planner takes `$1` in `$1 + INTERVAL '1 day'` for an interval, whatever the client says.
+                (given, Some(DataType::Interval(_))) if given != Type::INTERVAL.oid() => {
+                    (given, None)
+                }
+                (given, wanted) => (given, wanted),
+            };
+            let oids = introspects(&query.sql) && oid == Type::INT4_ARRAY.oid();
+            let oid = if oids { Type::OID_ARRAY.oid() } else { oid };
+            prepared.parameters.push(oid);
             prepared.wanted.push(wanted);
         }
-        prepared.columns = prepared.columns_of(session, &plan)?;
+        prepared.columns = prepared.columns_of(session, &plan, &query.sql)?;
         prepared.plan = Some((version, plan));
         Ok(prepared)
     }
@@ -144,6 +156,7 @@ impl Prepared {
         &self,
         session: &engine::Session,
         plan: &LogicalPlan,
+        sql: &str,
     ) -> Result<Option<SchemaRef>, Failure> {
         if !gives_rows(plan) {
             return Ok(None);
@@ -159,7 +172,11 @@ impl Prepared {
             })
             .collect();
         let filled = plan.clone().with_param_values(nulls?)?;
-        Ok(Some(session.columns(&filled)?))
+        let columns = session.columns(&filled)?;
+        Ok(Some(match introspects(sql) {
+            true => of_oids(&columns),
+            false => columns,
+        }))
     }
 
     /// The plan with `values` for its parameters, made anew when `version` is another than the plan's.
@@ -177,7 +194,7 @@ impl Prepared {
             Some((made, plan)) if *made == version => plan.clone(),
             _ => {
                 let plan = infer(session.plan(query).await?)?;
-                let columns = self.columns_of(session, &plan)?;
+                let columns = self.columns_of(session, &plan, &query.sql)?;
                 if !same_types(columns.as_ref(), self.columns.as_ref()) {
                     let changed = "cached plan must not change result type";
                     return Err(Failure::new("0A000", changed));
@@ -273,6 +290,29 @@ impl Prepared {
             None => Ok(None),
         }
     }
+}
+
+/// Whether this is asyncpg's question for types that it does not know. It reads the answer before it knows any array but
+/// `oid[]` and `text[]`, and would ask for `int4[]` with the same question, without end.
+fn introspects(sql: &str) -> bool {
+    sql.contains("typeinfo_tree")
+}
+
+/// Lists of Int32 as lists of OIDs, which is what they hold in the catalog.
+fn of_oids(columns: &SchemaRef) -> SchemaRef {
+    let fields = columns
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::List(item) if *item.data_type() == DataType::Int32 => {
+                let alias = (PG_OID_ALIAS_KEY.to_owned(), "oid".to_owned());
+                let item = item.as_ref().clone().with_metadata([alias].into());
+                let list = DataType::List(Arc::new(item));
+                Arc::new(field.as_ref().clone().with_data_type(list))
+            }
+            _ => Arc::clone(field),
+        });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Whether a plan's rows are the client's.

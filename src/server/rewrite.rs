@@ -98,6 +98,7 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Failure> {
+        calls::ranks(expr);
         casts::after(expr);
         calls::rewrite(expr);
         arrays::rewrite(expr);

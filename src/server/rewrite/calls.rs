@@ -1,10 +1,11 @@
 //! Calls of PostgreSQL's functions: their schemas, their spellings, and those that give several rows.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, LambdaFunction, LambdaFunctionParameter, LambdaSyntax,
-    ObjectName, ObjectNamePart, OneOrManyWithParens, OrderByExpr, OrderByKind, Query, SelectItem,
-    SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
+    CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LambdaFunction,
+    LambdaFunctionParameter, LambdaSyntax, ObjectName, ObjectNamePart, OneOrManyWithParens,
+    OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins,
+    Value,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -183,6 +184,26 @@ fn transformed(query: &Query) -> Option<Expr> {
         syntax: LambdaSyntax::Arrow,
     });
     Some(call("array_transform", vec![array.clone(), lambda]))
+}
+
+/// Ranks are bigint to PostgreSQL, and unsigned to DataFusion, which clients would take for numeric.
+pub(super) fn ranks(expr: &mut Expr) {
+    const RANKS: [&str; 4] = ["row_number", "rank", "dense_rank", "ntile"];
+    let Expr::Function(function) = expr else {
+        return;
+    };
+    let name = function.name.to_string().to_lowercase();
+    let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
+    if function.over.is_some() && RANKS.contains(&name) {
+        let rank = std::mem::replace(expr, Expr::value(Value::Null));
+        *expr = Expr::Cast {
+            kind: CastKind::Cast,
+            expr: Box::new(rank),
+            data_type: DataType::BigInt(None),
+            array: false,
+            format: None,
+        };
+    }
 }
 
 /// `ARRAY(SELECT x ..)` as `(SELECT array_agg(x) ..)`.

@@ -71,6 +71,7 @@ fn people(functions: &mut Functions) {
     functions.constant(&names, 0..=0, &addr.into(), Kind::Text);
     let port = facts.client_addr.map(|addr| i32::from(addr.port()));
     functions.constant(&["inet_client_port"], 0..=0, &port.into(), Kind::Int4);
+    functions.constant(&["pg_client_encoding"], 0..=0, &"UTF8".into(), Kind::Text);
     functions.constant(&["pg_backend_pid"], 0..=0, &facts.pid.into(), Kind::Int4);
 }
 
