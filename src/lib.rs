@@ -4,7 +4,7 @@
 //!
 //! SQL → [`engine`] (a session) → `safeguard_udfs::hoist` (calls become columns) → `safeguard_udfs::exec` (distinct
 //! texts by policy) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] →
-//! [`model`] → [`store`] (before it is returned) → `safeguard_udfs` (Arrow) → [`cli`].
+//! [`model`] → [`store`] (before it is returned) → `safeguard_udfs` (Arrow) → [`cli`] or [`server`].
 //!
 //! # Floors
 //!
@@ -19,7 +19,7 @@
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
 //! | 6 | [`engine`]: the only builder of sessions |
-//! | 7 | [`server`]: the PostgreSQL wire protocol |
+//! | 7 | [`server`]: PostgreSQL's wire protocol, sessions, roles, TLS |
 //! | 8 | [`cli`] and `main`: glue |
 //!
 //! # Invariants, most of them absences
@@ -27,6 +27,8 @@
 //! - `safeguard-udfs` knows no model, disk or network; [`model`] knows no policy, SQL, tokio or Arrow.
 //! - Only `backend/harmony.rs` knows the prompt format. Only [`store`] touches verdicts on disk; they are appended, never
 //!   updated. Only [`config`] reads the environment.
+//! - Only [`server`] knows pgwire. Every plan of a connection passes its role's guard; no plan reads a file outside of the
+//!   content roots.
 //! - Every caller goes through the same classifier stack: there is no side door to the model.
 //! - A verdict is stored before it is returned. Unknown is undecided, never allowed.
 //! - Every queue, cache, batch, text length and retry has a named limit in [`config`].

@@ -155,7 +155,7 @@ fn verifier(name: &str, source: &PasswordFrom) -> Result<String, Failure> {
     };
     match password.len() {
         0 => Err(Failure::new("28P01", "a password cannot be empty")),
-        ..=PASSWORD_BYTES_MAX => Ok(Verifier::derive(&password, SCRAM_ITERATIONS)?.to_string()),
+        1..=PASSWORD_BYTES_MAX => Ok(Verifier::derive(&password, SCRAM_ITERATIONS)?.to_string()),
         _ => {
             let why = format!("a password has at most {PASSWORD_BYTES_MAX} bytes");
             Err(Failure::new("28P01", why))

@@ -125,10 +125,11 @@ impl Registry {
             .iter()
             .zip(key)
             .fold(0, |all, (a, b)| all | (a ^ b));
-        if differing == 0 && line.key.len() == key.len() {
-            if let Some(stop) = &line.running {
-                stop.stop(Why::User);
-            }
+        if differing == 0
+            && line.key.len() == key.len()
+            && let Some(stop) = &line.running
+        {
+            stop.stop(Why::User);
         }
     }
 

@@ -99,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let idle = self.session.idle_limit();
         let deadline = idle.as_ref().map(|(most, _)| Instant::now() + *most);
         loop {
-            match self.reader.next() {
+            match self.reader.message() {
                 Ok(Some(message)) => return Next::Message(message),
                 Err(failure) => return Next::End(failure),
                 Ok(None) => {}

@@ -42,9 +42,9 @@ pub struct Failure {
     /// One line, lower-case.
     pub message: String,
     /// More lines.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
     /// Where in what was being done, for example a line of a COPY.
-    pub context: Option<String>,
+    pub context: Option<Box<str>>,
     /// What the user might do.
     pub hint: Option<String>,
     /// Where in the statement, in characters from 1.
@@ -99,12 +99,11 @@ impl std::error::Error for Failure {}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        if let Error::Statement(statement) = &error {
-            if let DataFusionError::External(source) = statement.find_root() {
-                if let Some(failure) = source.downcast_ref::<Failure>() {
-                    return failure.clone();
-                }
-            }
+        if let Error::Statement(statement) = &error
+            && let DataFusionError::External(source) = statement.find_root()
+            && let Some(failure) = source.downcast_ref::<Failure>()
+        {
+            return failure.clone();
         }
         Failure {
             hint: error.hint(),

@@ -189,7 +189,7 @@ impl Reader {
     ///
     /// # Errors
     /// Fatal ones: the stream cannot be followed any more.
-    pub fn next(&mut self) -> Result<Option<Message>, Failure> {
+    pub fn message(&mut self) -> Result<Option<Message>, Failure> {
         let skipped = self.skip.min(self.inbox.len());
         self.inbox.advance(skipped);
         self.skip -= skipped;
@@ -387,7 +387,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Option<Message>, Failure> {
         let mut reader = Reader::new(100);
         reader.inbox.extend_from_slice(bytes);
-        reader.next()
+        reader.message()
     }
 
     #[test]
@@ -473,12 +473,12 @@ mod tests {
             kind: b'Q',
             bytes: 2_004,
         };
-        assert_eq!(reader.next(), Ok(Some(want)));
-        assert_eq!(reader.next(), Ok(None));
+        assert_eq!(reader.message(), Ok(Some(want)));
+        assert_eq!(reader.message(), Ok(None));
         assert!(reader.inbox.is_empty());
         reader.inbox.extend_from_slice(&long[1_500..]);
         reader.inbox.extend_from_slice(&framed(b'S', b""));
-        assert_eq!(reader.next(), Ok(Some(Message::Sync)));
+        assert_eq!(reader.message(), Ok(Some(Message::Sync)));
     }
 
     #[test]
@@ -529,7 +529,7 @@ mod tests {
             reader.inbox.extend_from_slice(&bytes);
             for _ in 0..=bytes.len() {
                 let before = reader.inbox.len();
-                match reader.next() {
+                match reader.message() {
                     Ok(None) | Err(_) => break,
                     _ => proptest::prop_assert!(reader.inbox.len() < before || reader.skip > 0),
                 }

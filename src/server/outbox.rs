@@ -49,9 +49,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             failure.sqlstate.to_owned(),
             failure.message.clone(),
         );
-        info.detail.clone_from(&failure.detail);
+        info.detail = failure.detail.as_deref().map(str::to_owned);
         info.hint.clone_from(&failure.hint);
-        info.where_context.clone_from(&failure.context);
+        info.where_context = failure.context.as_deref().map(str::to_owned);
         info.position = failure.position.map(|p| p.to_string());
         self.push(match failure.severity {
             Severity::Error | Severity::Fatal => {

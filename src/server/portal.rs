@@ -246,7 +246,7 @@ impl Prepared {
             let value = params::decode_in(zone, value.as_deref(), format, oid, wanted);
             bound.push(value.map_err(|mut failure| {
                 let place = format!("parameter ${}", at + 1);
-                failure.detail.get_or_insert(place);
+                failure.detail.get_or_insert(place.into());
                 failure
             })?);
         }

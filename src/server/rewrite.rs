@@ -65,10 +65,10 @@ impl VisitorMut for Rewriter {
             lookups::order_without_queries(query);
         }
         // LIMIT ALL and LIMIT NULL are no limit.
-        if let Some(LimitClause::LimitOffset { limit, .. }) = &mut query.limit_clause {
-            if limit.as_ref().is_some_and(is_null) {
-                *limit = None;
-            }
+        if let Some(LimitClause::LimitOffset { limit, .. }) = &mut query.limit_clause
+            && limit.as_ref().is_some_and(is_null)
+        {
+            *limit = None;
         }
         ControlFlow::Continue(())
     }
@@ -267,19 +267,19 @@ fn escaped(pattern: &mut Box<Expr>, escape: &str) {
         return;
     }
     let text = |text: String| Expr::value(Value::SingleQuotedString(text));
-    if let Expr::Value(value) = pattern.as_mut() {
-        if let Value::SingleQuotedString(known) = &mut value.value {
-            let mut plain = known.replace('\\', "\\\\");
-            if let Some(letter) = escape.chars().next() {
-                let doubled = format!("{letter}{letter}");
-                plain = plain.replace(&doubled, "\u{0}");
-                plain = plain
-                    .replace(letter, "\\")
-                    .replace('\u{0}', &letter.to_string());
-            }
-            *known = plain;
-            return;
+    if let Expr::Value(value) = pattern.as_mut()
+        && let Value::SingleQuotedString(known) = &mut value.value
+    {
+        let mut plain = known.replace('\\', "\\\\");
+        if let Some(letter) = escape.chars().next() {
+            let doubled = format!("{letter}{letter}");
+            plain = plain.replace(&doubled, "\u{0}");
+            plain = plain
+                .replace(letter, "\\")
+                .replace('\u{0}', &letter.to_string());
         }
+        *known = plain;
+        return;
     }
     let known = std::mem::replace(pattern.as_mut(), Expr::value(Value::Null));
     let doubled = call(

@@ -267,7 +267,7 @@ impl Exchange {
                 // Somebody between the two may have taken the better mechanism from the server's offer.
                 let why = "SCRAM channel binding negotiation error";
                 return Err(Failure {
-                    detail: Some("The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.".to_owned()),
+                    detail: Some("The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.".into()),
                     ..Failure::fatal("28000", why)
                 });
             }
@@ -317,7 +317,7 @@ impl Exchange {
         }
         if attribute(attributes.next(), 'r')? != begun.nonce {
             return Err(Failure {
-                detail: Some("Nonce does not match.".to_owned()),
+                detail: Some("Nonce does not match.".into()),
                 ..protocol("invalid SCRAM response")
             });
         }
@@ -383,7 +383,7 @@ fn unsupported(why: &str) -> Failure {
 
 fn malformed(detail: &str) -> Failure {
     Failure {
-        detail: Some(detail.to_owned()),
+        detail: Some(detail.into()),
         ..protocol("malformed SCRAM message")
     }
 }

@@ -266,6 +266,7 @@ fn an_unknown_name_looks_like_a_known_one() {
 fn a_broken_first_message_is_refused_in_postgresqls_words() {
     let digest = Some(BOUND.binding);
     let malformed = "08P01: malformed SCRAM message";
+    #[allow(clippy::type_complexity)]
     let cases: &[(Option<&[u8]>, &str, &[u8], &str)] = &[
         (
             None,

@@ -266,10 +266,10 @@ impl Settings {
     /// # Errors
     /// As [`Settings::set`].
     pub fn reset(&self, name: &str) -> Result<(), Failure> {
-        if let Namespace::Custom(name) = known::find(name)? {
-            if !self.state().values.contains_key(&name) {
-                return Err(known::unknown(&name));
-            }
+        if let Namespace::Custom(name) = known::find(name)?
+            && !self.state().values.contains_key(&name)
+        {
+            return Err(known::unknown(&name));
         }
         self.set(name, None, false)
     }

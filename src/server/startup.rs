@@ -317,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         let gone = |_| super::cursor::gone();
         self.out.flush().await.map_err(gone)?;
         loop {
-            match self.reader.next()? {
+            match self.reader.message()? {
                 Some(Message::Password(bytes)) => return Ok(bytes),
                 Some(_) => {
                     return Err(Failure::fatal(

@@ -4,6 +4,7 @@ mod answers;
 mod copies;
 mod fuzz;
 mod limits;
+mod logins;
 mod stops;
 
 use safeguard::backend::local::{Local, WorkDone};

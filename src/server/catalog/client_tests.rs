@@ -89,6 +89,7 @@ impl Server {
             let plan = rewrite::infer(plan)?;
             let types = plan.get_parameter_types()?;
             let mut values = Vec::new();
+            #[allow(clippy::needless_range_loop)]
             for at in 0..params.len() {
                 let mut param = params[at].clone();
                 for (name, oid) in &self.oids {

@@ -69,10 +69,10 @@ struct Known {
 impl Oids {
     /// The OID of a relation, given now if it has none.
     pub fn relation(&self, schema: &str, name: &str) -> i32 {
-        if schema == PG_CATALOG {
-            if let Some(oid) = provider::fixed_oid(name) {
-                return oid;
-            }
+        if schema == PG_CATALOG
+            && let Some(oid) = provider::fixed_oid(name)
+        {
+            return oid;
         }
         self.of(schema, name)
     }

@@ -201,6 +201,7 @@ impl Walk {
         if self.word("header") {
             return Ok(Some(Choice::Header(Header::Line)));
         }
+        #[allow(clippy::type_complexity)]
         let texts: [(&str, fn(String) -> Choice); 5] = [
             ("delimiter", Choice::Delimiter),
             ("null", Choice::Null),

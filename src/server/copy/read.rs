@@ -288,7 +288,7 @@ impl Reader {
     /// With the place in the file.
     fn at(&self, failure: Failure, place: &str) -> Failure {
         Failure {
-            context: Some(format!("COPY {}, {place}", self.table)),
+            context: Some(format!("COPY {}, {place}", self.table).into()),
             ..failure
         }
     }

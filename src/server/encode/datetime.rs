@@ -127,11 +127,11 @@ pub fn put_timestamptz((seconds, micros): (i64, u32), zone: &Zone, out: &mut Byt
     out.put_u8(if offset < 0 { b'-' } else { b'+' });
     let offset = offset.unsigned_abs() as u32;
     put_two(offset / 3_600, out);
-    if offset % 3_600 != 0 {
+    if !offset.is_multiple_of(3_600) {
         out.put_u8(b':');
         put_two(offset / 60 % 60, out);
     }
-    if offset % 60 != 0 {
+    if !offset.is_multiple_of(60) {
         out.put_u8(b':');
         put_two(offset % 60, out);
     }

@@ -166,7 +166,7 @@ where
     F: Copy + PartialEq + LowerExp + FromStr,
 {
     let found = Shortest::parse(Text::of(format_args!("{value:e}")).as_str());
-    let middle = parts.mantissa % 2 == 0 && parts.is_middle(&found);
+    let middle = parts.mantissa.is_multiple_of(2) && parts.is_middle(&found);
     if !middle && !parts.is_short(found.exponent) {
         return found;
     }
@@ -224,7 +224,7 @@ fn put_special(value: f64, out: &mut BytesMut) -> bool {
         f64::INFINITY => b"Infinity",
         f64::NEG_INFINITY => b"-Infinity",
         v if v == 0.0 && v.is_sign_negative() => b"-0",
-        v if v == 0.0 => b"0",
+        0.0 => b"0",
         _ => return false,
     };
     out.extend_from_slice(text);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 fn literal(text: &str, detail: &str) -> Failure {
     let text = super::shortened(text);
     Failure {
-        detail: Some(detail.to_owned()),
+        detail: Some(detail.into()),
         ..Failure::new("22P02", format!("malformed array literal: \"{text}\""))
     }
 }

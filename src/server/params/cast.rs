@@ -35,12 +35,10 @@ pub fn cast(value: ScalarValue, wanted: &DataType, zone: &Zone) -> Result<Scalar
             let at = at.ok_or_else(|| Failure::new("22008", "timestamp out of range"))?;
             ScalarValue::TimestampMicrosecond(Some(at), Some(utc()))
         }
-        (ScalarValue::TimestampMicrosecond(Some(at), Some(_)), to)
-            if matches!(
-                to,
-                DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, None)
-            ) =>
-        {
+        (
+            ScalarValue::TimestampMicrosecond(Some(at), Some(_)),
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, None),
+        ) => {
             let offset = zone.offset_at(at.div_euclid(MICROS));
             ScalarValue::TimestampMicrosecond(Some(at.saturating_add(offset * MICROS)), None)
         }
@@ -48,10 +46,10 @@ pub fn cast(value: ScalarValue, wanted: &DataType, zone: &Zone) -> Result<Scalar
     };
     if let (ScalarValue::TimestampMicrosecond(Some(at), _), DataType::Timestamp(unit, _)) =
         (&value, wanted)
+        && *unit == TimeUnit::Nanosecond
+        && at.checked_mul(1_000).is_none()
     {
-        if *unit == TimeUnit::Nanosecond && at.checked_mul(1_000).is_none() {
-            return Err(Failure::new("22008", "timestamp out of range"));
-        }
+        return Err(Failure::new("22008", "timestamp out of range"));
     }
     let from = value.data_type();
     value.cast_to(wanted).map_err(|error| {

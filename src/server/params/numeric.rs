@@ -28,7 +28,7 @@ pub enum Numeric {
 
 fn overflow() -> Failure {
     Failure {
-        detail: Some(format!("a numeric has at most {DIGITS_MAX} digits here")),
+        detail: Some(format!("a numeric has at most {DIGITS_MAX} digits here").into()),
         ..Failure::new("22003", "value overflows numeric format")
     }
 }

@@ -252,7 +252,7 @@ pub fn json(text: &str) -> Result<&str, Failure> {
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Ok(_) => Ok(text),
         Err(error) => Err(Failure {
-            detail: Some(error.to_string()),
+            detail: Some(error.to_string().into()),
             ..Failure::new("22P02", "invalid input syntax for type json")
         }),
     }

@@ -97,10 +97,10 @@ pub(super) fn rewrite(expr: &mut Expr) {
     if let Expr::Function(function) = expr {
         bare(&mut function.name);
         if let FunctionArguments::Subquery(query) = &mut function.args {
-            if super::words(&function.name).as_slice() == ["array"] {
-                if let Some(gathered) = gathered(query) {
-                    *expr = gathered;
-                }
+            if super::words(&function.name).as_slice() == ["array"]
+                && let Some(gathered) = gathered(query)
+            {
+                *expr = gathered;
             }
             return;
         }

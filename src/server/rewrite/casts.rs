@@ -151,24 +151,21 @@ pub(super) fn before(expr: &mut Expr) {
         data_type: DataType::Array(ArrayElemTypeDef::SquareBracket(item, _)),
         ..
     } = expr
+        && registered(item) == Some("regtype")
     {
-        if registered(item) == Some("regtype") {
-            *expr = call("regtypes_out", vec![take(inner)]);
-            return;
-        }
+        *expr = call("regtypes_out", vec![take(inner)]);
+        return;
     }
     if let Expr::Cast {
         expr: inner,
         data_type,
         ..
     } = expr
+        && is_text(data_type)
+        && let Some((kind, value)) = as_registered(inner)
     {
-        if is_text(data_type) {
-            if let Some((kind, value)) = as_registered(inner) {
-                *expr = name(kind, value);
-                return;
-            }
-        }
+        *expr = name(kind, value);
+        return;
     }
     if let Some((kind, value)) = as_registered(expr) {
         *expr = number(kind, value);

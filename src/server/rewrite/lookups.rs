@@ -236,18 +236,18 @@ pub(super) fn asks_catalog(statement: &Statement) -> bool {
 
 /// What holds in a statement about the catalog: there are no foreign keys, and `'{}'` is an empty array.
 pub(super) fn assume(expr: &mut Expr) {
-    if let Some(args) = super::calls::args_of(expr, "unnest") {
-        if matches!(args.as_slice(), [Expr::Subquery(_)] | [Expr::Nested(_)]) {
-            *expr = nothing();
-            return;
-        }
+    if let Some(args) = super::calls::args_of(expr, "unnest")
+        && matches!(args.as_slice(), [Expr::Subquery(_)] | [Expr::Nested(_)])
+    {
+        *expr = nothing();
+        return;
     }
     // Types of types of a domain; no column here is of a domain.
-    if let Expr::Subquery(query) = expr {
-        if query.with.as_ref().is_some_and(|with| with.recursive) {
-            *expr = super::calls::big(Expr::value(Value::Null));
-            return;
-        }
+    if let Expr::Subquery(query) = expr
+        && query.with.as_ref().is_some_and(|with| with.recursive)
+    {
+        *expr = super::calls::big(Expr::value(Value::Null));
+        return;
     }
     let Some(args) = super::calls::args_of(expr, "coalesce") else {
         return;
@@ -301,13 +301,13 @@ pub(super) fn table_oids(select: &mut Select) {
     impl VisitorMut for Replace {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            if let Expr::CompoundIdentifier(names) = expr {
-                if let [table, column] = names.as_slice() {
-                    let table = super::folded(table);
-                    let found = self.0.iter().find(|(name, _)| *name == table);
-                    if let (Some((_, oid)), "tableoid") = (found, super::folded(column).as_str()) {
-                        *expr = Expr::value(Value::Number(oid.to_string(), false));
-                    }
+            if let Expr::CompoundIdentifier(names) = expr
+                && let [table, column] = names.as_slice()
+            {
+                let table = super::folded(table);
+                let found = self.0.iter().find(|(name, _)| *name == table);
+                if let (Some((_, oid)), "tableoid") = (found, super::folded(column).as_str()) {
+                    *expr = Expr::value(Value::Number(oid.to_string(), false));
                 }
             }
             ControlFlow::Continue(())

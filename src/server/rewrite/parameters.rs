@@ -76,11 +76,11 @@ fn arguments(mut call: ScalarFunction, schema: &DFSchema) -> ScalarFunction {
                 let open = std::mem::take(&mut call.args[0]);
                 call.args[0] = placed(open, &list);
             }
-        } else if is_open(&call.args[1]) {
-            if let Some(DataType::List(item) | DataType::LargeList(item)) = known(&call.args[0]) {
-                let open = std::mem::take(&mut call.args[1]);
-                call.args[1] = placed(open, item.data_type());
-            }
+        } else if is_open(&call.args[1])
+            && let Some(DataType::List(item) | DataType::LargeList(item)) = known(&call.args[0])
+        {
+            let open = std::mem::take(&mut call.args[1]);
+            call.args[1] = placed(open, item.data_type());
         }
     } else if ALIKE.contains(&name) {
         let other = call.args.iter().filter(|arg| !is_open(arg)).find_map(known);

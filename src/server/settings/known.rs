@@ -224,7 +224,7 @@ pub(super) fn find(name: &str) -> Result<Namespace, Failure> {
             );
             failure.detail = Some(
                 "Custom parameter names must be two or more simple identifiers separated by dots."
-                    .to_owned(),
+                    .into(),
             );
             return Err(failure);
         }

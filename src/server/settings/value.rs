@@ -336,7 +336,7 @@ fn date_style(known: &Known, value: &str) -> Result<String, Failure> {
             }
             word => {
                 let mut failure = invalid(known, value);
-                failure.detail = Some(format!("Unrecognized key word: \"{word}\"."));
+                failure.detail = Some(format!("Unrecognized key word: \"{word}\".").into());
                 return Err(failure);
             }
         }
