@@ -89,7 +89,6 @@ async fn roles_hold_over_the_wire() {
         (&analyst, "DROP TABLE t"),
         (&analyst, "COPY t FROM STDIN"),
         (&analyst, "COPY (SELECT 1) TO 'stolen.csv'"),
-        (&analyst, "SELECT * FROM safeguard_publish('p', 'x', 'y')"),
         (
             &admin,
             "CREATE EXTERNAL TABLE f STORED AS CSV LOCATION '/etc/passwd'",
