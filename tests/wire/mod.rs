@@ -55,6 +55,8 @@ impl Wire {
         let model = Arc::new(Local::nano().unwrap());
         let backend: Arc<Local> = Arc::clone(&model);
         let engine = Engine::with_backend(store, backend).await.unwrap();
+        let roots = config.engine.content_roots.clone();
+        let engine = engine.with_roots(roots).unwrap();
         let shared = Arc::new(Shared::new(engine, config).await.unwrap());
         let server = Server::bind(Arc::clone(&shared)).await.unwrap();
         let address = server.address();
