@@ -58,7 +58,6 @@ impl Session {
                 return shown(schema, &rows);
             }
             Command::Set { name, value, local } => {
-                self.allowed(name, value.as_deref())?;
                 if *local && !self.transaction.is_open() {
                     let why = "SET LOCAL can only be used in transaction blocks";
                     let warning = Failure {
@@ -90,13 +89,11 @@ impl Session {
                 "SET"
             }
             Command::Reset(name) => {
-                self.allowed(name, None)?;
                 self.settings.reset(name)?;
                 "RESET"
             }
             Command::ResetAll => {
                 self.settings.reset_all();
-                self.restrict()?;
                 "RESET"
             }
             Command::Discard(what) => return self.discard(*what).await,
@@ -118,7 +115,6 @@ impl Session {
                 }
                 self.prepared.retain(|name, _| name.is_empty());
                 self.settings.reset_all();
-                self.restrict()?;
                 "DISCARD ALL"
             }
             Discard::Plans => "DISCARD PLANS",

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use safeguard_udfs::Summary;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, sleep_until};
 
 /// Batches that are made ahead of the client.
 const AHEAD: usize = 1;
@@ -37,6 +37,8 @@ pub struct Cursor {
     batch: Option<RecordBatch>,
     at: usize,
     bytes: u64,
+    /// When to say how far it is.
+    due: Option<Instant>,
     /// Rows sent so far.
     pub sent: u64,
     /// The command tag without the count.
@@ -95,27 +97,25 @@ impl Cursor {
             }
             Ok(())
         });
-        Cursor {
-            rows: rows.build(),
-            ended: Some(ended),
-            batch: None,
-            at: 0,
-            bytes: 0,
-            sent: 0,
-            tag,
-        }
+        Cursor::over(rows.build(), Some(ended), tag)
     }
 
     /// Rows that are here already.
     pub fn of(batch: RecordBatch, tag: &'static str) -> Cursor {
         let schema = batch.schema();
         let rows = futures::stream::iter([Ok(batch)]);
+        let rows = RecordBatchStreamAdapter::new(schema, rows);
+        Cursor::over(Box::pin(rows), None, tag)
+    }
+
+    fn over(rows: SendableRecordBatchStream, ended: Option<Ended>, tag: &'static str) -> Cursor {
         Cursor {
-            rows: Box::pin(RecordBatchStreamAdapter::new(schema, rows)),
-            ended: None,
+            rows,
+            ended,
             batch: None,
             at: 0,
             bytes: 0,
+            due: None,
             sent: 0,
             tag,
         }
@@ -228,32 +228,28 @@ impl Cursor {
         out: &mut Outbox<W>,
     ) -> Result<bool, Failure> {
         let every = manners.progress.filter(|_| self.ended.is_some());
-        let mut ticks = every.map(|every| {
-            let mut ticks = interval_at(Instant::now() + every, every);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
         loop {
+            let due = every.map(|every| *self.due.get_or_insert_with(|| Instant::now() + every));
             let tick = async {
-                match &mut ticks {
-                    Some(ticks) => {
-                        ticks.tick().await;
-                    }
+                match due {
+                    Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                next = self.rows.next() => {
-                    self.at = 0;
-                    self.batch = next.transpose().map_err(Failure::from)?;
-                    return Ok(self.batch.is_some());
-                }
+                // First: rows that keep coming must not keep it from being said.
                 () = tick => {
+                    self.due = None;
                     if let Some(line) = self.ended.as_ref().and_then(progress) {
                         out.failure(&Failure::notice(line));
                         out.flush().await.map_err(|_| gone())?;
                     }
+                }
+                next = self.rows.next() => {
+                    self.at = 0;
+                    self.batch = next.transpose().map_err(Failure::from)?;
+                    return Ok(self.batch.is_some());
                 }
             }
         }

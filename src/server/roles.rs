@@ -5,6 +5,7 @@
 //! view's or an alias's name hides nothing. Whatever is not known here is for admins. Knows no user and no session.
 
 use super::failure::Failure;
+use super::settings::Options;
 pub use crate::config::Role;
 use crate::engine::management_function;
 use crate::store;
@@ -62,17 +63,54 @@ pub fn check(role: Role, plan: &LogicalPlan) -> Result<(), Failure> {
     }
 }
 
-/// Whether `role` may set this setting, by whatever statement.
+/// Whether `role` may give this setting this value; `None` is what the session began with.
 ///
 /// # Errors
-/// 42501 for what is the whole process's.
-pub fn check_setting(role: Role, name: &str) -> Result<(), Failure> {
-    let runtime = name.to_ascii_lowercase().starts_with(RUNTIME_SETTINGS);
-    match runtime && role < Role::Admin {
-        true => Err(only_admin(format!(
-            "permission denied to set parameter \"{name}\""
-        ))),
-        false => Ok(()),
+/// 42501 for what is the whole process's, and for a reader who would ask the model.
+pub fn check_setting(role: Role, name: &str, value: Option<&str>) -> Result<(), Failure> {
+    let refused = || format!("permission denied to set parameter \"{name}\"");
+    let name = name.to_ascii_lowercase();
+    if name.starts_with(RUNTIME_SETTINGS) && role < Role::Admin {
+        return Err(only_admin(refused()));
+    }
+    let stored = value.is_none_or(|value| value == STORED);
+    if name == ANSWER && role < Role::Analyst && !stored {
+        return Err(only_analysts(refused()));
+    }
+    Ok(())
+}
+
+/// Where answers may come from.
+pub const ANSWER: &str = "safeguard.answer";
+/// From the store alone: all that a reader has.
+pub const STORED: &str = "stored";
+
+/// A session's settings as far as its role may change them. SET, RESET, `set_config` and the startup packet all come
+/// through here.
+#[derive(Debug)]
+pub struct Permitted<O> {
+    /// The settings.
+    pub options: O,
+    /// Whose they are.
+    pub role: Role,
+}
+
+impl<O: Options> Options for Permitted<O> {
+    fn get(&self, name: &str) -> Result<String, Failure> {
+        self.options.get(name)
+    }
+
+    fn set(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
+        check_setting(self.role, name, value)?;
+        self.options.set(name, value)
+    }
+
+    fn all(&self) -> Vec<(String, String, String)> {
+        self.options.all()
+    }
+
+    fn follow(&self, name: &str, values: &[String]) {
+        self.options.follow(name, values);
     }
 }
 
@@ -186,8 +224,11 @@ fn of_dml(role: Role, dml: &DmlStatement) -> Result<(), Failure> {
 
 fn of_statement(role: Role, statement: &Statement) -> Result<(), Failure> {
     match statement {
-        Statement::SetVariable(SetVariable { variable, .. }) => check_setting(role, variable),
-        Statement::ResetVariable(reset) => check_setting(role, &reset.variable),
+        Statement::SetVariable(SetVariable { variable, value }) => {
+            check_setting(role, variable, Some(value))
+        }
+        // DataFusion's RESET knows its own defaults, not what the session began with.
+        Statement::ResetVariable(reset) => check_setting(role, &reset.variable, Some("")),
         other => Err(only_admin(format!(
             "permission denied for {}",
             other.name()

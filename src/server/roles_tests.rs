@@ -403,15 +403,21 @@ async fn an_admin_may_everything() {
 #[test]
 fn hints_name_who_may() {
     let hint = |failure: Failure| failure.hint.unwrap();
-    let denied = check_setting(Role::Analyst, "DataFusion.Runtime.memory_limit").unwrap_err();
+    let runtime = "DataFusion.Runtime.memory_limit";
+    let denied = check_setting(Role::Analyst, runtime, Some("1")).unwrap_err();
     assert_eq!(hint(denied), "only the role admin may");
     assert_eq!(
         hint(of_function(Role::Reader, "safeguard_verdict").unwrap_err()),
         "only the roles analyst and admin may"
     );
-    assert_eq!(
-        check_setting(Role::Admin, "datafusion.runtime.memory_limit"),
-        Ok(())
-    );
-    assert_eq!(check_setting(Role::Reader, "safeguard.mode"), Ok(()));
+    assert_eq!(check_setting(Role::Admin, runtime, Some("1")), Ok(()));
+    for (name, value, may) in [
+        ("safeguard.mode", Some("score"), true),
+        ("Safeguard.Answer", Some("wait"), false),
+        (ANSWER, Some(STORED), true),
+        (ANSWER, None, true),
+    ] {
+        let found = check_setting(Role::Reader, name, value);
+        assert_eq!(found.is_ok(), may, "{name} {value:?}");
+    }
 }

@@ -11,7 +11,6 @@ use super::failure::{Failure, Severity};
 use super::frontend::Message;
 use super::outbox::Outbox;
 use super::portal::{Portal, Prepared};
-use super::roles::{self, Role};
 use super::settings::Settings;
 use super::statement::{self, Statement};
 use super::transaction::Transaction;
@@ -30,7 +29,6 @@ pub struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) engine: Arc<engine::Session>,
     pub(super) settings: Arc<Settings>,
-    pub(super) role: Role,
     pub(super) transaction: Transaction,
     pub(super) prepared: HashMap<String, Arc<Prepared>>,
     pub(super) portals: HashMap<String, Portal>,
@@ -76,17 +74,11 @@ impl Limits<'_> {
 
 impl Session {
     /// A session that has asked nothing yet.
-    pub fn new(
-        shared: Arc<Shared>,
-        engine: engine::Session,
-        settings: Arc<Settings>,
-        role: Role,
-    ) -> Session {
+    pub fn new(shared: Arc<Shared>, engine: engine::Session, settings: Arc<Settings>) -> Session {
         Session {
             shared,
             engine: Arc::new(engine),
             settings,
-            role,
             transaction: Transaction::default(),
             prepared: HashMap::new(),
             portals: HashMap::new(),
@@ -155,6 +147,7 @@ impl Session {
             "54000",
             format!("a statement of {bytes} bytes is longer than the limit of {most}"),
         )
+        .with_hint("max_statement_bytes in the server's settings; COPY for data")
     }
 
     /// The simple protocol: every statement of a string, in order.
@@ -345,27 +338,6 @@ impl Session {
         };
         let most = self.settings.duration(name)?;
         Some((most, Failure::fatal(sqlstate, why)))
-    }
-
-    /// Whether this connection may give a setting this value.
-    pub(super) fn allowed(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
-        roles::check_setting(self.role, name)?;
-        let asks = name.eq_ignore_ascii_case("safeguard.answer") && value != Some("stored");
-        if self.role == Role::Reader && asks {
-            return Err(
-                Failure::new("42501", "permission denied to set safeguard.answer")
-                    .with_hint("role reader sees what is stored; role analyst may ask"),
-            );
-        }
-        Ok(())
-    }
-
-    /// What a connection's role takes away, after its settings were put back.
-    pub(super) fn restrict(&self) -> Result<(), Failure> {
-        if self.role == Role::Reader {
-            self.engine.set("safeguard.answer", "stored")?;
-        }
-        Ok(())
     }
 
     /// Whether data of a COPY is awaited.

@@ -10,7 +10,7 @@ use super::failure::{Failure, Severity};
 use super::frontend::{First, Message, Reader};
 use super::link::Link;
 use super::outbox::Outbox;
-use super::roles::{self, Role};
+use super::roles::{self, Permitted, Role};
 use super::scram::{self, Exchange};
 use super::session::Session;
 use super::settings::{SessionOptions, Settings};
@@ -68,7 +68,8 @@ where
     let mut reader = Reader::new(0);
     if let Ok((mut link, Some(_))) = first(&shared, stream, &mut reader).await {
         let mut out = Outbox::new(&mut link);
-        out.failure(&Failure::fatal("53300", "sorry, too many clients already"));
+        let full = Failure::fatal("53300", "sorry, too many clients already");
+        out.failure(&full.with_hint("max_connections in the server's settings"));
         out.close().await;
     }
 }
@@ -340,7 +341,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
         let engine = self.shared.engine.session(&hello.user);
         let guard = Arc::new(move |plan: &_| roles::check(role, plan).map_err(Into::into));
         let engine = engine.guarded(guard);
-        let options = SessionOptions::new(engine.context());
+        if role == Role::Reader {
+            engine.set(roles::ANSWER, roles::STORED)?;
+        }
+        let options = Permitted {
+            options: SessionOptions::new(engine.context()),
+            role,
+        };
         let settings = Settings::new(Arc::new(options), &hello.user, role == Role::Admin);
         let settings = Arc::new(settings);
         // DataFusion has no zone of its own until it is told one.
@@ -380,9 +387,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
             client_addr: Some(self.peer.address),
         };
         self.shared.catalog.install(engine.context(), facts);
-        let session = Session::new(Arc::clone(self.shared), engine, settings, role);
-        session.restrict()?;
-        Ok(session)
+        Ok(Session::new(Arc::clone(self.shared), engine, settings))
     }
 }
 

@@ -74,6 +74,10 @@ async fn roles_hold_over_the_wire() {
     assert_eq!(simple(&admin, "CREATE TABLE t (a INT)").await, "");
     for (client, sql) in [
         (&reader, "SET safeguard.answer = 'wait'"),
+        (
+            &reader,
+            "SELECT set_config('safeguard.answer', 'wait', false)",
+        ),
         (&reader, "SELECT rationale FROM safeguard.verdicts"),
         (
             &reader,
@@ -97,7 +101,7 @@ async fn roles_hold_over_the_wire() {
             &admin,
             "CREATE EXTERNAL TABLE f (a TEXT) STORED AS CSV LOCATION '../../etc/passwd'; SELECT * FROM f",
         ),
-        (&admin, "COPY (SELECT 1 AS a) TO '/tmp/outside.csv'"),
+        (&admin, "COPY (SELECT 1 AS a) TO '../outside.csv'"),
     ] {
         let refused = simple(client, sql).await;
         assert!(refused.starts_with("42501"), "{sql}: {refused}");

@@ -137,3 +137,17 @@ async fn a_server_that_stops_lets_statements_end_within_its_limit() {
         "{gone}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_said_although_rows_keep_coming() {
+    let wire = Wire::start(config()).await;
+    let (client, mut notices) = wire.connect("ann").await;
+    let sql = "SELECT safeguard_score('hate', 'text ' || x) FROM generate_series(1, 600) g(x)";
+    assert_ne!(simple(&client, sql).await, "");
+    drop(client);
+    let mut said = 0;
+    while let Some(notice) = notices.recv().await {
+        said += usize::from(notice.message().contains("rows so far"));
+    }
+    assert!(said > 1, "{said} notices");
+}

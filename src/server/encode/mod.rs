@@ -2,7 +2,7 @@
 //!
 //! Takes a result's schema, the format codes of a Bind message and how the session displays values; gives messages
 //! appended to a buffer. Each column is resolved once a batch to a typed [`cell::Cell`]; rows are then written straight
-//! into the buffer: length placeholders are patched, and no value allocates. Types that PostgreSQL does not have (maps,
+//! into the buffer: lengths are patched, and no value allocates. Types that PostgreSQL does not have (maps,
 //! unions, lists of lists) are text. Knows no socket and no session.
 
 pub(super) mod cell;
