@@ -6,11 +6,14 @@
 
 mod calibrate;
 mod files;
+pub mod functions;
+mod judge;
 mod publish;
 mod roots;
 pub mod script;
 mod session;
 
+pub use judge::Asking;
 pub use script::{Statement, pieces, syntax_error};
 pub use session::{End, Ended, Guard, Running, Session};
 
@@ -24,14 +27,14 @@ use crate::model::memory::check_memory;
 use crate::models::{self, Place};
 use crate::policy::{Policy, Registry, Version, folder};
 use crate::store::{self, Store, VersionRow};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    MemorySchemaProvider, SchemaProvider, TableProvider,
+    MemorySchemaProvider, SchemaProvider,
 };
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use functions::Function;
 use roots::Roots;
 use safeguard_udfs::{Summary, install};
 use std::path::PathBuf;
@@ -41,24 +44,6 @@ use std::sync::Arc;
 pub const CATALOG: &str = "safeguard";
 /// Who published the policies that come with the program.
 const SHIPPED_BY: &str = "safeguard";
-
-/// A table function, as a client may be told of it.
-#[derive(Debug)]
-pub struct FunctionDoc {
-    /// Its name.
-    pub name: &'static str,
-    /// Names and types of its arguments.
-    pub arguments: &'static [(&'static str, DataType)],
-    /// The columns of its rows.
-    pub returns: SchemaRef,
-    /// What it does, in a sentence or two.
-    pub description: &'static str,
-}
-
-/// The table functions that every session has.
-pub fn table_functions() -> Vec<FunctionDoc> {
-    vec![publish::documentation(), calibrate::documentation()]
-}
 
 /// What all sessions share.
 #[derive(Debug, Clone)]
@@ -70,6 +55,7 @@ pub struct Engine {
     catalogs: Arc<dyn CatalogProviderList>,
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
+    functions: Arc<Vec<Function>>,
 }
 
 impl Engine {
@@ -106,6 +92,13 @@ impl Engine {
         Ok(self)
     }
 
+    /// The same engine, whose sessions have these table functions too.
+    #[must_use]
+    pub fn with_functions(mut self, more: Vec<Function>) -> Engine {
+        Arc::make_mut(&mut self.functions).extend(more);
+        self
+    }
+
     /// An engine over any backend.
     pub async fn with_backend(store: Store, backend: Arc<dyn Backend>) -> Result<Engine, Error> {
         let policies = Arc::new(registry(&store).await?);
@@ -124,6 +117,7 @@ impl Engine {
             catalogs: catalogs(tables)?,
             runtime: Roots::default().runtime()?,
             roots: Roots::default(),
+            functions: Arc::new(vec![publish::function(), calibrate::function()]),
         };
         // The view is one of the shared schema, so that the first session makes it for all.
         engine
@@ -150,8 +144,7 @@ impl Engine {
         let classifier: Arc<Cascade> = Arc::clone(&self.classifier);
         let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
-        publish::register(&context, self.clone(), user);
-        calibrate::register(&context, self.clone());
+        functions::register(&context, self, user);
         Session {
             engine: self.clone(),
             context,
@@ -165,6 +158,16 @@ impl Engine {
         &self.store
     }
 
+    /// Every policy and its versions.
+    pub fn policies(&self) -> &Arc<Registry> {
+        &self.policies
+    }
+
+    /// What the model is.
+    pub fn model(&self) -> &ModelIdentity {
+        &self.model
+    }
+
     /// A line for the screen when verdicts come from a demonstration model, else `None`.
     pub fn demonstration(&self) -> Option<String> {
         let name = &self.model.name;
@@ -172,17 +175,6 @@ impl Engine {
             format!("{name} is a demonstration model: its verdicts show the road, not the truth; see safeguard sql --help for --model")
         })
     }
-}
-
-/// The name of the table function that `provider` comes from, if calling it changes what everybody sees or costs what
-/// nobody asked for: publishing, calibrating.
-pub fn management_function(provider: &dyn TableProvider) -> Option<&'static str> {
-    if provider.is::<publish::Publication>() {
-        return Some(publish::NAME);
-    }
-    provider
-        .is::<calibrate::Calibration>()
-        .then_some(calibrate::NAME)
 }
 
 /// The one catalog, with its schema for users' tables and the store's.

@@ -28,6 +28,19 @@ pub enum Error {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Texts cannot be judged.
+    #[error(transparent)]
+    Classify(#[from] ClassifyError),
+    /// What was asked for cannot be done now, or not like this.
+    #[error("{why}")]
+    Refused {
+        /// Five characters of PostgreSQL's appendix A.
+        sqlstate: &'static str,
+        /// Names the thing and the limit.
+        why: String,
+        /// What the user might do about it.
+        hint: Option<String>,
+    },
     /// A model cannot be used.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -52,6 +65,8 @@ impl Error {
             Error::Statement(error) => sqlstate(error),
             Error::Policy(error) => of_classify(&error.clone().into()),
             Error::Store(error) => of_store(error),
+            Error::Classify(error) => of_classify(error),
+            Error::Refused { sqlstate, .. } => sqlstate,
             Error::Models(error) => of_models(error),
             Error::Model(ModelError::Memory { .. }) => "53200",
             Error::Backend(_) | Error::Model(_) => "58000",
@@ -69,15 +84,26 @@ impl Error {
                     "--allow-swap opens it nevertheless, at the speed of the disk".to_owned(),
                 );
             }
+            Error::Classify(ClassifyError::UnknownPolicy { near, .. }) => near,
+            Error::Refused { hint, .. } => return hint.clone(),
             Error::Statement(error) => match source::<ClassifyError>(error) {
                 Some(ClassifyError::UnknownPolicy { near, .. }) => near,
-                _ => return None,
+                _ => return source::<Error>(error)?.hint(),
             },
             _ => return None,
         };
         match near.as_slice() {
             [] => Some("SELECT name FROM safeguard.policies lists the policies".to_owned()),
             near => Some(format!("did you mean {}?", near.join(", "))),
+        }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Statement(error) => error,
+            other => DataFusionError::External(Box::new(other)),
         }
     }
 }

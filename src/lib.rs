@@ -19,8 +19,10 @@
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
 //! | 6 | [`engine`]: the only builder of sessions |
-//! | 7 | [`server`]: PostgreSQL's wire protocol, sessions, roles, TLS |
-//! | 8 | [`cli`] and `main`: glue |
+//! | 7 | [`change`]: what an edit of a policy would do, and did |
+//! | 8 | [`jobs`]: work that outlives a statement |
+//! | 9 | [`server`]: PostgreSQL's wire protocol, sessions, roles, TLS |
+//! | 10 | [`cli`] and `main`: glue |
 //!
 //! # Invariants, most of them absences
 //!
@@ -36,11 +38,13 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod change;
 pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod jobs;
 pub mod model;
 pub mod models;
 pub mod policy;

@@ -62,6 +62,7 @@ impl Cascade {
             settings,
             tally: Arc::clone(&tally),
             again: false,
+            fresh: false,
         };
         tally.saw_rows(golden.rows.len() as u64);
         let mut scored = Vec::new();

@@ -90,6 +90,9 @@ impl Recall {
     /// # Errors
     /// An unknown policy, a failing store.
     pub async fn stored(&self, request: &Request) -> Result<Vec<Option<Decision>>, ClassifyError> {
+        if request.fresh {
+            return Ok(vec![None; request.texts.len()]);
+        }
         let version = self.policies.resolve(&request.policy)?;
         let texts: Vec<Digest> = request.texts.iter().map(|text| text_digest(text)).collect();
         let keys = self.keys(&version, request, &texts);
@@ -297,6 +300,9 @@ fn decision(record: &Record) -> Decision {
 #[async_trait::async_trait]
 impl Classifier for Recall {
     fn classify(&self, request: Request) -> Decisions {
+        if request.fresh {
+            return self.next.classify(request);
+        }
         stream::once(self.clone().decide(request))
             .try_flatten()
             .boxed()

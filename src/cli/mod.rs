@@ -21,6 +21,7 @@ mod value;
 use crate::config::{self, Config, POLICY_BYTES_MAX};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::jobs;
 use crate::model::tokenizer::Tokenizer;
 use crate::policy::lint::{Level, lint};
 use args::{Args, Command, Source};
@@ -115,7 +116,7 @@ async fn sql(args: args::Sql) -> ExitCode {
 }
 
 async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
-    let engine = Engine::open(config).await?;
+    let engine = jobs::open(config).await?;
     let session = engine.session(&config::local_user());
     Ok((engine, session))
 }

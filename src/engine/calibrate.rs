@@ -2,12 +2,13 @@
 //!
 //! Takes a policy, the share of right labels wanted, and the name of a table with columns `text` and `label` (else the
 //! golden set that is shipped under the policy's name); gives one row, the same that is stored in
-//! `safeguard.calibrations`. Arguments are checked when a plan is made; texts are asked when it runs. Knows no statistics.
+//! `safeguard.calibrations`. Knows no statistics.
 
-use super::publish::{as_text, external};
-use super::{Engine, FunctionDoc};
+use super::functions::{Call, Function, FunctionDoc, Planned, Planning};
+use super::publish::external;
 use crate::classify::calibrate::{Golden, in_words};
-use crate::config::CALIBRATION_TARGET;
+use crate::config::{CALIBRATION_TARGET, Role};
+use crate::error::Error;
 use crate::policy::golden::{GoldenRow, GoldenSet};
 use crate::policy::{Version, folder};
 use crate::store::CalibrationRow;
@@ -16,19 +17,14 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::{DataFusionError, Result, ScalarValue, TableReference, plan_err};
+use datafusion::catalog::Session;
+use datafusion::common::{DataFusionError, Result, TableReference, plan_err};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
-use datafusion::prelude::SessionContext;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::TryStreamExt;
-use safeguard_udfs::{SafeguardSettings, Statement};
 use std::sync::{Arc, LazyLock};
 
-pub(super) const NAME: &str = "safeguard_calibrate";
+const NAME: &str = "safeguard_calibrate";
 
 /// The columns of a golden table.
 const COLUMNS: [&str; 2] = ["text", "label"];
@@ -51,71 +47,51 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// What clients are told of it.
-pub(super) fn documentation() -> FunctionDoc {
-    FunctionDoc {
-        name: NAME,
-        arguments: &[
-            ("policy", DataType::Utf8),
-            ("target", DataType::Float64),
-            ("golden", DataType::Utf8),
-        ],
-        returns: Arc::clone(&SCHEMA),
-        description: "Scores a policy's golden set and finds from which gap on scores can stand in mode auto. Target and golden may be left out.",
+/// The function.
+pub(super) fn function() -> Function {
+    Function {
+        doc: FunctionDoc {
+            name: NAME,
+            arguments: &[
+                ("policy", DataType::Utf8),
+                ("target", DataType::Float64),
+                ("golden", DataType::Utf8),
+            ],
+            required: 1,
+            returns: Arc::clone(&SCHEMA),
+            description: "Scores a policy's golden set and finds from which gap on scores can stand in mode auto. Target and golden may be left out.",
+        },
+        role: Role::Admin,
+        plan,
     }
 }
 
-pub(super) fn register(context: &SessionContext, engine: Engine) {
-    context.register_udtf(NAME, Arc::new(Calibrate { engine }));
-}
-
-#[derive(Debug)]
-struct Calibrate {
-    engine: Engine,
-}
-
-impl TableFunctionImpl for Calibrate {
-    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let args = args.exprs();
-        let policy = args.first().and_then(as_text);
-        let target = args.get(1).map_or(Some(CALIBRATION_TARGET), as_number);
-        let table = args.get(2).map(as_text);
-        let (Some(policy), Some(target), false, true) =
-            (policy, target, table == Some(None), args.len() <= 3)
-        else {
-            return plan_err!(
-                "{NAME}(policy [, target [, golden]]) takes a text literal, a number and a table's name"
-            );
-        };
-        if !(target > 0.0 && target < 1.0) {
-            return Err(DataFusionError::Configuration(format!(
-                "{NAME}: target {target} is not above 0 and below 1"
-            )));
-        }
-        let version = self.engine.policies.resolve(policy).map_err(external)?;
-        let golden = match table.flatten() {
-            Some(table) => Source::Table(table.into()),
-            None => shipped(&version)?,
-        };
-        Ok(Arc::new(Calibration {
-            engine: self.engine.clone(),
-            policy: policy.into(),
-            target,
-            golden,
-        }))
+fn plan(planning: &Planning<'_>) -> Result<Planned> {
+    let given = planning.arguments;
+    let policy: Arc<str> = given.required("policy").into();
+    let target = given.number("target").unwrap_or(CALIBRATION_TARGET);
+    if !(target > 0.0 && target < 1.0) {
+        return Err(DataFusionError::Configuration(format!(
+            "{NAME}: target {target} is not above 0 and below 1"
+        )));
     }
-}
-
-fn as_number(expr: &Expr) -> Option<f64> {
-    match expr {
-        Expr::Literal(value, _) if value.data_type().is_numeric() => {
-            match value.cast_to(&DataType::Float64) {
-                Ok(ScalarValue::Float64(number)) => number,
-                _ => None,
-            }
-        }
-        _ => None,
-    }
+    let version = planning
+        .engine
+        .policies
+        .resolve(&policy)
+        .map_err(external)?;
+    let golden = match given.text("golden") {
+        Some(table) => Source::Table(table.into()),
+        None => shipped(&version)?,
+    };
+    let calibration = Calibration {
+        policy,
+        target,
+        golden,
+    };
+    Ok(Planned::once(&SCHEMA, move |call| {
+        run(call, calibration.clone())
+    }))
 }
 
 fn shipped(version: &Version) -> Result<Source> {
@@ -141,45 +117,37 @@ enum Source {
     Table(Arc<str>),
 }
 
-/// A calibration that is made when it is scanned.
+/// A calibration to be made.
 #[derive(Debug, Clone)]
-pub(super) struct Calibration {
-    engine: Engine,
+struct Calibration {
     policy: Arc<str>,
     target: f64,
     golden: Source,
 }
 
-#[async_trait::async_trait]
-impl TableProvider for Calibration {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&SCHEMA)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Temporary
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let table = match &self.golden {
-            Source::Table(name) => Some(golden_plan(name, session).await?),
-            Source::Rows(_) => None,
-        };
-        let partition: Arc<dyn PartitionStream> = Arc::new(Run {
-            calibration: self.clone(),
-            table,
-        });
-        let schema = Arc::clone(&SCHEMA);
-        let exec =
-            StreamingTableExec::try_new(schema, vec![partition], projection, None, false, limit)?;
-        Ok(Arc::new(exec))
-    }
+async fn run(call: Call, calibration: Calibration) -> Result<RecordBatch, Error> {
+    let engine = &call.engine;
+    let golden = match &calibration.golden {
+        Source::Rows(golden) => Arc::clone(golden),
+        Source::Table(name) => {
+            let state = call.session().context().state();
+            let table = golden_plan(name, &state).await?;
+            let version = engine
+                .policies
+                .resolve(&calibration.policy)
+                .map_err(external)?;
+            Arc::new(Golden {
+                source: Arc::clone(name),
+                rows: read(table, &call.context, &version).await?,
+            })
+        }
+    };
+    let Calibration { policy, target, .. } = calibration;
+    let row = engine
+        .classifier
+        .calibrate(policy, &golden, target, &call.statement())
+        .await?;
+    Ok(batch(&row)?)
 }
 
 /// How a golden table is read: its columns `text` and `label`.
@@ -208,69 +176,6 @@ async fn golden_plan(name: &str, session: &dyn Session) -> Result<Arc<dyn Execut
         )));
     };
     table.scan(session, Some(&columns), &[], None).await
-}
-
-/// What the plan runs.
-#[derive(Debug)]
-struct Run {
-    calibration: Calibration,
-    table: Option<Arc<dyn ExecutionPlan>>,
-}
-
-impl PartitionStream for Run {
-    fn schema(&self) -> &SchemaRef {
-        &SCHEMA
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (calibration, table) = (self.calibration.clone(), self.table.clone());
-        let run = async move {
-            let engine = &calibration.engine;
-            let golden = match (&calibration.golden, table) {
-                (Source::Rows(golden), _) => Arc::clone(golden),
-                (Source::Table(name), Some(table)) => {
-                    let version = engine
-                        .policies
-                        .resolve(&calibration.policy)
-                        .map_err(external)?;
-                    Arc::new(Golden {
-                        source: Arc::clone(name),
-                        rows: read(table, &context, &version).await?,
-                    })
-                }
-                (Source::Table(_), None) => unreachable!("bug: a golden table without a plan"),
-            };
-            let row = engine
-                .classifier
-                .calibrate(
-                    calibration.policy,
-                    &golden,
-                    calibration.target,
-                    &statement(&context),
-                )
-                .await
-                .map_err(|error| DataFusionError::External(Box::new(error)))?;
-            batch(&row)
-        };
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&SCHEMA),
-            futures::stream::once(run),
-        ))
-    }
-}
-
-/// The statement that runs, so that its budgets, its summary and the log know of what is asked.
-fn statement(context: &TaskContext) -> Arc<Statement> {
-    let config = context.session_config();
-    let settings = || {
-        let extensions = &config.options().extensions;
-        extensions
-            .get::<SafeguardSettings>()
-            .cloned()
-            .unwrap_or_default()
-    };
-    let watched = config.get_extension::<Statement>();
-    watched.unwrap_or_else(|| Arc::new(Statement::new(settings())))
 }
 
 async fn read(

@@ -10,7 +10,8 @@ use crate::error::Error;
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{CopyToSource, DFParserBuilder, Statement as Parsed};
 use datafusion::sql::sqlparser::ast::{
-    self, AccessExpr, Expr, Subscript, Value, VisitMut, VisitorMut,
+    self, AccessExpr, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    Ident, ObjectName, Subscript, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -261,11 +262,39 @@ fn prepare(parsed: &mut Parsed) -> Result<(), DataFusionError> {
     }
 }
 
-/// PostgreSQL's `(expr).field` as `(expr)['field']`.
+/// PostgreSQL's `(expr).field` as `(expr)['field']`, and arguments by name of functions in FROM as structs of one field,
+/// because the planner takes arguments by place only.
 struct Fields;
 
 impl VisitorMut for Fields {
     type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        let args = match factor {
+            TableFactor::Table {
+                args: Some(args), ..
+            } => &mut args.args,
+            TableFactor::Function { args, .. } => args,
+            _ => return ControlFlow::Continue(()),
+        };
+        for arg in args {
+            if let FunctionArg::Named {
+                name,
+                arg: FunctionArgExpr::Expr(value),
+                ..
+            } = arg
+            {
+                let name = match name.quote_style {
+                    Some(_) => name.value.clone(),
+                    None => name.value.to_lowercase(),
+                };
+                let name = Expr::value(Value::SingleQuotedString(name));
+                let named = call("named_struct", vec![name, value.clone()]);
+                *arg = FunctionArg::Unnamed(FunctionArgExpr::Expr(named));
+            }
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::CompoundFieldAccess { root, access_chain } = expr {
@@ -283,6 +312,27 @@ impl VisitorMut for Fields {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// A call of a function by its arguments' places.
+pub fn call(function: &str, args: Vec<Expr>) -> Expr {
+    let args = args
+        .into_iter()
+        .map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
+    Expr::Function(ast::Function {
+        name: ObjectName::from(vec![Ident::new(function)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args.collect(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// `t.a[1]` is an element of a column `t.a`, not of a field `a` of a column `t`.

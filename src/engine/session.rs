@@ -15,6 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 use safeguard_udfs::{SafeguardSettings, Summary};
 use std::sync::Arc;
@@ -24,6 +25,15 @@ const SETTINGS: &str = "safeguard.";
 
 /// Looks at an optimised plan before it runs; its error is the statement's.
 pub type Guard = Arc<dyn Fn(&LogicalPlan) -> Result<(), DataFusionError> + Send + Sync>;
+
+/// A session's guard where its plans run, for what they start.
+pub(super) struct Guarded(Guard);
+
+impl Guarded {
+    pub(super) fn guard(&self) -> Guard {
+        Arc::clone(&self.0)
+    }
+}
 
 /// One connection: its settings and its rights. Starts one statement at a time; rows of several may be read in turn.
 pub struct Session {
@@ -94,8 +104,42 @@ impl Session {
     /// The same session, whose plans pass `guard` before they run.
     #[must_use]
     pub fn guarded(mut self, guard: Guard) -> Session {
+        let state = self.context.state_ref();
+        let guarded = Arc::new(Guarded(Arc::clone(&guard)));
+        state.write().config_mut().set_extension(guarded);
         self.guard = Some(guard);
         self
+    }
+
+    /// The rows of a query that is a part of the statement that runs: under this session's guard and settings, asked on
+    /// the same account.
+    ///
+    /// # Errors
+    /// It is not one query; what the guard refuses; what planning it finds.
+    pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, Error> {
+        let (state, plan) = self.query_plan(sql).await?;
+        rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+    }
+
+    /// The columns of such a query.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub async fn query_columns(&self, sql: &str) -> Result<SchemaRef, Error> {
+        let (_, plan) = self.query_plan(sql).await?;
+        self.columns(&plan)
+    }
+
+    async fn query_plan(&self, sql: &str) -> Result<(SessionState, LogicalPlan), Error> {
+        let sql = sql.trim().trim_end_matches(';');
+        let statement = Statement::parse(sql)?;
+        if statement.tag != "SELECT" || statement.ast().is_none_or(|ast| !is_query(ast)) {
+            let why = "a source must be one query: SELECT ..";
+            return Err(DataFusionError::Plan(why.to_owned()).into());
+        }
+        let state = self.context.state();
+        let plan = state.statement_to_plan(statement.parsed).await?;
+        Ok((state, plan))
     }
 
     /// Where functions of one connection are registered.
@@ -294,6 +338,10 @@ impl Session {
         // Says that there is no such setting, and which there are.
         Ok(options.set(name, "")?)
     }
+}
+
+fn is_query(statement: &ast::Statement) -> bool {
+    matches!(statement, ast::Statement::Query(_))
 }
 
 /// The rows of a plan; what is wrong in a file is said with the file's name.

@@ -40,6 +40,7 @@ mod workers;
 use crate::config::ServeConfig;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::jobs;
 use cancel::Registry;
 use catalog::Catalog;
 use connection::Shutdown;
@@ -108,7 +109,7 @@ impl Shared {
 /// Store, policies or model cannot be opened, the address cannot be had, or it is one that others reach and there are
 /// no users.
 pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error> {
-    let engine = Engine::open(config.engine.clone()).await?;
+    let engine = jobs::open(config.engine.clone()).await?;
     let users = engine.store().users().await?.len();
     config.may_listen(users)?;
     if let Some(line) = engine.demonstration() {

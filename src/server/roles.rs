@@ -7,7 +7,7 @@
 use super::failure::Failure;
 use super::settings::Options;
 pub use crate::config::Role;
-use crate::engine::management_function;
+use crate::engine::functions::called;
 use crate::store;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -170,10 +170,19 @@ fn of_function(role: Role, name: &str) -> Result<(), Failure> {
 
 fn of_scan(role: Role, scan: &TableScan) -> Result<(), Failure> {
     let provider = provider(&scan.source)?;
-    let function = management_function(provider.as_ref())
-        .or_else(|| as_function(&scan.table_name).filter(|name| name.starts_with(FUNCTION_PREFIX)));
-    if let Some(name) = function {
-        return Err(only_admin(format!("permission denied for function {name}")));
+    let unknown = || {
+        let name = as_function(&scan.table_name)?;
+        name.starts_with(FUNCTION_PREFIX)
+            .then_some((name, Role::Admin))
+    };
+    if let Some((name, least)) = called(provider.as_ref()).or_else(unknown)
+        && role < least
+    {
+        let why = format!("permission denied for function {name}");
+        return Err(match least {
+            Role::Admin => only_admin(why),
+            _ => only_analysts(why),
+        });
     }
     let Some(table) = store::table_name(provider.as_ref()) else {
         return Ok(());

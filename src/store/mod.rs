@@ -160,12 +160,7 @@ impl Store {
 
     /// Every version of every policy, by name and number.
     pub async fn versions(&self) -> Result<Vec<VersionRow>, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let reader = inner.readers.take()?;
-            read_versions(&reader).map_err(|e| StoreError::sqlite(inner.readers.path(), e))
-        })
-        .await
+        self.read(read_versions).await
     }
 
     /// Stores a person's label. The policy and label are the caller's to check.
@@ -188,13 +183,8 @@ impl Store {
         &self,
         scorer_digest: Digest,
     ) -> Result<Option<CalibrationRow>, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let reader = inner.readers.take()?;
-            calibrations::latest(&reader, &scorer_digest)
-                .map_err(|e| StoreError::sqlite(inner.readers.path(), e))
-        })
-        .await
+        self.read(move |reader| calibrations::latest(reader, &scorer_digest))
+            .await
     }
 
     /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
@@ -219,6 +209,34 @@ impl Store {
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {
         self.inner.writer.write(work).await
+    }
+
+    /// Does `work` whole or not at all; gives what it gave once that is on the disk.
+    async fn transact<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (given, gives) = std::sync::mpsc::sync_channel(1);
+        let work = move |writer: &Connection| {
+            // The receiver waits below, and there is room for the one answer.
+            let _ = given.send(work(writer)?);
+            Ok(())
+        };
+        self.write(Work::Transact(Box::new(work))).await?;
+        Ok(gives.recv().expect("bug: the writer did no work"))
+    }
+
+    /// What `read` finds in the file.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let reader = inner.readers.take()?;
+            read(&reader).map_err(|e| StoreError::sqlite(inner.readers.path(), e))
+        })
+        .await
     }
 }
 

@@ -4,12 +4,11 @@
 //! once. Unlike facts, rows are replaced and removed. Knows nothing of passwords or of how a verifier is checked; SQL
 //! sees names and roles only.
 
+use super::Store;
 use super::error::StoreError;
 use super::writer::Work;
-use super::{Store, blocking};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::fmt;
-use std::sync::Arc;
 
 /// A user.
 #[derive(Clone, PartialEq, Eq)]
@@ -73,18 +72,6 @@ impl Store {
     pub async fn mock_secret(&self) -> Result<[u8; 32], StoreError> {
         self.read(|reader| {
             reader.query_row("SELECT mock_secret FROM particulars", (), |row| row.get(0))
-        })
-        .await
-    }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let reader = inner.readers.take()?;
-            read(&reader).map_err(|e| StoreError::sqlite(inner.readers.path(), e))
         })
         .await
     }

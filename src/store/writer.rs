@@ -33,6 +33,8 @@ pub(super) enum Work {
     PutUser(Box<UserRow>),
     /// Remove a user. Gives the rows removed.
     RemoveUser(String),
+    /// Anything else, within the transaction.
+    Transact(Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>),
 }
 
 impl Work {
@@ -245,6 +247,7 @@ impl Pen {
             Work::Erase(text_digest) => self.erase(&text_digest),
             Work::PutUser(user) => users::put(&self.connection, &user).map(|()| 0),
             Work::RemoveUser(name) => users::remove(&self.connection, &name),
+            Work::Transact(work) => work(&self.connection).map(|()| 0),
         };
         done.map_err(|e| StoreError::sqlite(&self.path, e))
     }

@@ -38,6 +38,8 @@ pub struct Request {
     pub tally: Arc<Tally>,
     /// Whether these texts are in the statement's budget of texts already: a second question about them.
     pub again: bool,
+    /// Whether to ask even about what is stored, and to store nothing: a repetition that is compared, not a verdict.
+    pub fresh: bool,
 }
 
 /// What is known of a text under a policy: a verdict, or why there is none.

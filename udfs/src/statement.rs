@@ -65,6 +65,7 @@ impl Statement {
             settings: Arc::clone(&self.settings),
             tally: Arc::clone(&self.tally),
             again: false,
+            fresh: false,
         }
     }
 

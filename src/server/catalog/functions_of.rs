@@ -4,7 +4,7 @@
 //! that a new function is listed without being listed here.
 
 use super::relations::pg_type;
-use crate::engine::{FunctionDoc, table_functions};
+use crate::engine::functions::{FunctionDoc, Functions};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 
@@ -69,10 +69,11 @@ pub(super) fn functions(context: &SessionContext) -> Vec<Function> {
             description: documentation.map_or_else(String::new, |d| d.description.clone()),
         });
     }
-    let documented = table_functions();
+    let documented = state.config().get_extension::<Functions>();
     for name in state.table_functions().keys() {
         if name.starts_with(PREFIX) {
-            let found = documented.iter().find(|doc| doc.name == name);
+            let mut documented = documented.iter().flat_map(|known| known.0.iter());
+            let found = documented.find(|doc| doc.name == name);
             functions.push(table_function(name, found));
         }
     }

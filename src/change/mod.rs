@@ -1,0 +1,14 @@
+//! Changing a policy safely: what an edit would do, before it is done and after.
+//!
+//! Takes policies, golden sets and queries over stored content; gives measurements as table functions of SQL. Every
+//! question goes through [`Engine::judge`](crate::engine::Engine::judge), and so through the same stack as everybody's.
+//! Knows statistics; knows nothing of sockets, terminals or durable work.
+
+pub mod source;
+
+use crate::engine::functions::Function;
+
+/// The table functions of this module.
+pub fn functions() -> Vec<Function> {
+    Vec::new()
+}

@@ -1,0 +1,22 @@
+//! Work that outlives a statement, and the engine with everything that belongs to it.
+//!
+//! Takes a [`Config`], gives the engine whose sessions have every table function of this program. Knows nothing of
+//! sockets or terminals.
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::Error;
+
+/// Opens store, policies and model; takes as long as reading the model's weights.
+///
+/// # Errors
+/// As [`Engine::open`].
+pub async fn open(config: Config) -> Result<Engine, Error> {
+    let engine = Engine::open(config).await?;
+    Ok(complete(engine))
+}
+
+/// An engine whose sessions have every table function of this program.
+pub fn complete(engine: Engine) -> Engine {
+    engine.with_functions(crate::change::functions())
+}
