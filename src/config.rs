@@ -76,6 +76,11 @@ pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
 
+/// Confidence of the intervals about measured figures.
+pub const EVALUATION_CONFIDENCE: f64 = 0.95;
+/// Resamples behind an interval that has no formula.
+pub const BOOTSTRAP_ROUNDS: usize = 2_000;
+
 /// Bytes of one message from a client that carries values or data.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a startup packet, and of any message that carries only names.
