@@ -163,6 +163,17 @@ impl Engine {
         &self.policies
     }
 
+    /// Takes in versions of policies that other processes published since this one opened the store.
+    ///
+    /// # Errors
+    /// The store fails; a version in it cannot be used.
+    pub async fn learn_policies(&self) -> Result<(), Error> {
+        for row in self.store.versions().await? {
+            self.policies.adopt(version(row)?)?;
+        }
+        Ok(())
+    }
+
     /// What the model is.
     pub fn model(&self) -> &ModelIdentity {
         &self.model
@@ -189,20 +200,9 @@ fn catalogs(tables: Arc<dyn SchemaProvider>) -> Result<Arc<dyn CatalogProviderLi
 
 /// What the store holds, and what the program brings that was never published.
 async fn registry(store: &Store) -> Result<Registry, Error> {
-    let mut versions = Vec::new();
-    for row in store.versions().await? {
-        let policy = Arc::new(Policy::parse_as(&row.name, &row.text)?);
-        versions.push(Version {
-            name: row.name.into(),
-            number: row.version,
-            digest: row.digest.into(),
-            policy,
-            published_at: row.published_at,
-            published_by: row.published_by.unwrap_or_default(),
-            note: row.note.unwrap_or_default(),
-        });
-    }
-    let registry = Registry::load(versions)?;
+    let versions: Result<Vec<_>, Error> =
+        store.versions().await?.into_iter().map(version).collect();
+    let registry = Registry::load(versions?)?;
     for file in folder::shipped() {
         let known: Vec<_> = registry
             .versions()
@@ -260,6 +260,20 @@ fn notice(summary: &Summary) -> String {
     parts.push(format!("{} tokens", summary.tokens_in + summary.tokens_out));
     parts.push(format!("{:.1} s", summary.elapsed.as_secs_f64()));
     parts.join(", ")
+}
+
+/// A version that the store keeps.
+fn version(row: VersionRow) -> Result<Version, Error> {
+    let policy = Arc::new(Policy::parse_as(&row.name, &row.text)?);
+    Ok(Version {
+        name: row.name.into(),
+        number: row.version,
+        digest: row.digest.into(),
+        policy,
+        published_at: row.published_at,
+        published_by: row.published_by.unwrap_or_default(),
+        note: row.note.unwrap_or_default(),
+    })
 }
 
 /// A version as the store keeps it.

@@ -2,8 +2,10 @@
 //!
 //! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
 
+mod job;
 mod server;
 
+pub(super) use job::{Job, JobRun};
 pub(super) use server::{PasswordFrom, Serve, User};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -37,6 +39,9 @@ pub(super) enum Command {
     /// Say who may log in to the server; works beside a running one
     #[command(subcommand)]
     User(User),
+    /// Work that outlives a statement
+    #[command(subcommand)]
+    Job(Job),
     /// Work on policy files
     #[command(subcommand)]
     Policy(Policy),

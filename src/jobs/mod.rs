@@ -1,7 +1,16 @@
 //! Work that outlives a statement, and the engine with everything that belongs to it.
 //!
-//! Takes a [`Config`], gives the engine whose sessions have every table function of this program. Knows nothing of
-//! sockets or terminals.
+//! Takes a [`Config`], gives the engine whose sessions have every table function of this program, and runners that work
+//! off what was left for the background: [`backfill`] says what SQL may ask for, [`spool`] reads sources (with
+//! [`affected`] where only some rows are wanted), [`worker`] claims and judges, [`runner`] keeps workers going at a
+//! [`pace`]. Knows nothing of sockets or terminals.
+
+mod affected;
+mod backfill;
+pub mod pace;
+pub mod runner;
+mod spool;
+pub mod worker;
 
 use crate::config::Config;
 use crate::engine::Engine;
@@ -18,5 +27,7 @@ pub async fn open(config: Config) -> Result<Engine, Error> {
 
 /// An engine whose sessions have every table function of this program.
 pub fn complete(engine: Engine) -> Engine {
-    engine.with_functions(crate::change::functions())
+    engine
+        .with_functions(crate::change::functions())
+        .with_functions(backfill::functions())
 }

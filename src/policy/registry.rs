@@ -194,6 +194,35 @@ impl Registry {
         Ok(Published { version, new: true })
     }
 
+    /// Takes in a version that was published elsewhere. One that is known changes nothing.
+    ///
+    /// # Errors
+    /// [`PolicyError::Invalid`] as [`Registry::load`], and for a number that another text has here.
+    pub fn adopt(&self, version: Version) -> Result<(), PolicyError> {
+        parse::check_name(&version.name)?;
+        let invalid = |why: &str| Err(PolicyError::invalid(&*version.reference(), why));
+        if version.number == 0 {
+            return invalid("versions are numbered from 1");
+        }
+        if *version.digest != *version.policy.digest() {
+            return invalid("its digest is not that of its text and labels");
+        }
+        let mut versions = self
+            .versions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = versions.entry(Arc::clone(&version.name)).or_default();
+        match known.iter().find(|other| other.number == version.number) {
+            Some(other) if other.digest == version.digest => Ok(()),
+            Some(_) => invalid("its number is another text's here"),
+            None => {
+                known.push(Arc::new(version));
+                known.sort_by_key(|version| version.number);
+                Ok(())
+            }
+        }
+    }
+
     /// Every version, by name and number.
     pub fn versions(&self) -> Vec<Arc<Version>> {
         self.read().values().flatten().cloned().collect()

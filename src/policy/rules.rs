@@ -4,8 +4,10 @@
 //! a rationale and gives the codes it names. A code is found by its shape only; what a clause means is the model's
 //! business.
 
+use super::Policy;
 use crate::config::POLICY_RULE_CODE_BYTES_MAX;
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A numbered clause of a policy.
@@ -15,6 +17,22 @@ pub struct Rule {
     pub code: Arc<str>,
     /// What it says, on one line; may be empty when the front matter gives the code alone.
     pub clause: String,
+}
+
+/// Codes of the rules of `old` whose clause `new` says otherwise, or that it does not have, in the order of `old`. Space
+/// counts for nothing.
+pub fn changed_rules(old: &Policy, new: &Policy) -> Vec<Arc<str>> {
+    let words = |rule: &Rule| rule.clause.split_whitespace().map(str::to_owned).collect();
+    let said: HashMap<&str, Vec<String>> = new
+        .rules
+        .iter()
+        .map(|rule| (&*rule.code, words(rule)))
+        .collect();
+    let changed = old
+        .rules
+        .iter()
+        .filter(|rule| said.get(&*rule.code) != Some(&words(rule)));
+    changed.map(|rule| Arc::clone(&rule.code)).collect()
 }
 
 /// Whether a front matter may declare this code: a letter first, a digit somewhere, nothing but letters, digits, `.`,
@@ -249,6 +267,24 @@ mod tests {
                 .collect();
             assert_eq!(found, wanted, "{text:?}");
         }
+    }
+
+    #[test]
+    fn rules_that_say_something_else_are_changed() {
+        let policy = |text: &str| {
+            Policy::parse(&format!("---\nlabels: [allowed, bad]\n---\n{text}")).unwrap()
+        };
+        let old = policy("- H1: insults.\n- H2: threats.\n- H3: jokes.\n- H4: spam");
+        let new = policy("- H4:  spam\n- H5: more\n- H1: insults.\n- H2: threats and dares.");
+        let changed = |old: &Policy, new: &Policy| -> Vec<String> {
+            changed_rules(old, new)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(changed(&old, &new), ["H2", "H3"]);
+        assert_eq!(changed(&new, &old), ["H5", "H2"]);
+        assert!(changed(&old, &old).is_empty());
     }
 
     #[test]

@@ -40,7 +40,7 @@ mod workers;
 use crate::config::ServeConfig;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::jobs;
+use crate::jobs::{self, pace::Pace};
 use cancel::Registry;
 use catalog::Catalog;
 use connection::Shutdown;
@@ -135,8 +135,19 @@ pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error>
     }
     say(&format!("listening on {}", server.address()));
     tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));
+    let background = tokio::spawn(background(Arc::clone(&shared), shutdown.clone()));
     server.run(shutdown).await;
+    if let Err(ended) = background.await {
+        tracing::error!("bug: background work ended: {ended}");
+    }
     Ok(())
+}
+
+/// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
+async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
+    let engine = shared.engine.clone();
+    let work = jobs::runner::run(engine, Pace::default(), shutdown.soft);
+    shared.workers.run(work).await;
 }
 
 #[cfg(unix)]

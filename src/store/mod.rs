@@ -11,7 +11,9 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod backfills;
 mod calibrations;
+mod chunks;
 mod columns;
 mod create;
 mod error;
@@ -19,19 +21,27 @@ mod filter;
 mod index;
 mod open;
 mod overrides;
+mod payload;
+mod queue;
 mod readers;
 mod reading;
 mod records;
 mod scan;
+mod settling;
 mod tables;
 mod users;
 mod writer;
 
+pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
+pub use chunks::{Claimant, Claimed, SpoolJob};
 pub use error::StoreError;
+pub use payload::SpoolRow;
+pub use queue::{Enqueued, QueueClaim};
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
 };
+pub use settling::{Fate, Settlement, Spent, Then};
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
@@ -41,6 +51,7 @@ use rusqlite::Connection;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use writer::{Work, Writer};
 
@@ -59,6 +70,7 @@ struct Inner {
     readers: Arc<readers::Readers>,
     index: index::Index,
     writer: Writer,
+    pending: Notify,
     /// Last, so that the files go after whatever had them open.
     _scratch: Option<create::Scratch>,
 }
@@ -107,6 +119,7 @@ impl Store {
             readers: Arc::new(readers::Readers::new(path)),
             index: index::Index::new(path),
             writer: Writer::start(writer, path)?,
+            pending: Notify::new(),
             _scratch: scratch,
         };
         Ok(Store {
@@ -117,6 +130,11 @@ impl Store {
     /// The database file.
     pub fn path(&self) -> &Path {
         self.inner.readers.path()
+    }
+
+    /// Told when this process leaves work for the background.
+    pub fn pending(&self) -> &Notify {
+        &self.inner.pending
     }
 
     /// What is stored under each key, in the order of `keys`: a verdict, or why there is none, or `None` where the key
@@ -187,8 +205,9 @@ impl Store {
             .await
     }
 
-    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
-    /// and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides, what a
+    /// backfill said of its failure; and takes it out of what waits to be judged, the queue and the rows of backfills.
+    /// Labels and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
     pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
         let changed = self.write(Work::Erase(text_digest)).await?;

@@ -22,13 +22,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/1.sql"),
     include_str!("../../sql/store/2.sql"),
     include_str!("../../sql/store/3.sql"),
+    include_str!("../../sql/store/6.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 15] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -38,6 +39,12 @@ const PARTS: [&str; 9] = [
     "calibrations",
     "users",
     "particulars",
+    "backfills",
+    "backfill_chunks",
+    "backfill_marks",
+    "backfill_failures",
+    "queue_judges",
+    "queue",
 ];
 
 /// Bytes of SQLite's smallest page.

@@ -5,7 +5,8 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
+    BACKFILL_FAILURES, BACKFILLS, CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES,
+    QUEUE, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -38,6 +39,9 @@ pub(super) fn all(
         &QUERIES,
         &CALIBRATIONS,
         &USERS,
+        &BACKFILLS,
+        &BACKFILL_FAILURES,
+        &QUEUE,
     ];
     tables
         .into_iter()
