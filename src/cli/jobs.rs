@@ -201,11 +201,11 @@ impl Beside {
             Ok(()) => self.mine().await,
             Err(error) => Err(error),
         };
-        self.runner.stop().await;
         match mine {
             Ok(mine) => mine.iter().for_each(|row| self.told(row)),
             Err(error) => report(&Error::from(error)),
         }
+        self.runner.stop().await;
     }
 
     /// Unfinished backfills that were asked for here.

@@ -5,7 +5,7 @@
 //! source can still be planned. Knows nothing of how texts are judged.
 
 use super::affected::Affected;
-use super::worker::{Worker, named, settings_of};
+use super::worker::{Held, Worker, named, settings_of};
 use crate::config::{BACKFILL_CHUNK_BYTES, BACKFILL_CHUNK_ROWS, BACKFILL_SPOOL_CHUNKS};
 use crate::error::Error;
 use crate::store::{SpoolJob, SpoolRow, StoreError};
@@ -28,8 +28,9 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> Result<(), StoreError> {
     let (id, store) = (job.id, worker.store());
-    let renew = async || store.renew_spool(id, worker.claimant()).await;
-    let read = worker.watched(stop, read(worker, &job), renew).await;
+    let read = worker
+        .watched(stop, Held::Spool(id), read(worker, &job))
+        .await;
     let failed = match read {
         None | Some(Ok(())) => None,
         Some(Err(Error::Store(error))) => Some(error),

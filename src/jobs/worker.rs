@@ -43,6 +43,17 @@ struct Work {
     salt: [i64; 2],
 }
 
+/// What a worker has in hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Held {
+    /// The source of a backfill.
+    Spool(i64),
+    /// A chunk: its backfill and its position.
+    Chunk(i64, i64),
+    /// Texts of the queue, of this kind.
+    Queue(i64),
+}
+
 /// What became of it.
 struct Judged {
     fates: HashMap<Digest, Fate>,
@@ -111,9 +122,9 @@ impl Worker {
         let at = (claimed.backfill, claimed.position);
         let work = of_chunk(&claimed);
         let statement = Statement::new(work.settings.clone());
-        let renew = async || self.store().renew_chunk(at, self.claimant()).await;
+        let held = Held::Chunk(at.0, at.1);
         let judged = self
-            .watched(stop, self.judge(&work, &statement), renew)
+            .watched(stop, held, self.judge(&work, &statement))
             .await;
         let judged = judged.unwrap_or_else(given_back);
         if let Some(why) = judged.hopeless {
@@ -135,9 +146,9 @@ impl Worker {
         let judge = claimed.judge;
         let work = of_queue(claimed);
         let statement = Statement::new(work.settings.clone());
-        let renew = async || self.store().renew_queue(judge, self.claimant()).await;
+        let held = Held::Queue(judge);
         let judged = self
-            .watched(stop, self.judge(&work, &statement), renew)
+            .watched(stop, held, self.judge(&work, &statement))
             .await;
         let mut judged = judged.unwrap_or_else(given_back);
         if let Some(why) = judged.hopeless.take() {
@@ -161,8 +172,8 @@ impl Worker {
     pub(super) async fn watched<T>(
         &self,
         stop: &CancellationToken,
+        held: Held,
         work: impl Future<Output = T>,
-        renew: impl AsyncFn() -> Result<bool, StoreError>,
     ) -> Option<T> {
         let mut work = pin!(work);
         loop {
@@ -170,13 +181,22 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => return None,
                 done = &mut work => return Some(done),
-                () = tokio::time::sleep(self.pace.watch) => match renew().await {
+                () = tokio::time::sleep(self.pace.watch) => match self.renew(held).await {
                     Ok(true) => {}
                     Ok(false) => return None,
                     // The lease holds for a while, and the work may come to its end in it.
                     Err(error) => tracing::warn!("a claim is not renewed: {error}"),
                 },
             }
+        }
+    }
+
+    async fn renew(&self, held: Held) -> Result<bool, StoreError> {
+        let (store, by) = (self.store(), self.claimant());
+        match held {
+            Held::Spool(id) => store.renew_spool(id, by).await,
+            Held::Chunk(backfill, position) => store.renew_chunk((backfill, position), by).await,
+            Held::Queue(judge) => store.renew_queue(judge, by).await,
         }
     }
 

@@ -57,6 +57,9 @@ pub enum Then {
     Pause(String),
 }
 
+/// The interval of a share, by hits and draws.
+pub type Interval = fn(u64, u64) -> (f64, f64);
+
 /// What a worker gives back with a claim.
 #[derive(Debug, Clone)]
 pub struct Settlement {
@@ -70,8 +73,8 @@ pub struct Settlement {
     pub spent: Spent,
     /// About what is left.
     pub then: Then,
-    /// The interval of a share, by hits and draws: for the control sample.
-    pub interval: fn(u64, u64) -> (f64, f64),
+    /// For the control sample.
+    pub interval: Interval,
 }
 
 impl Store {
@@ -278,7 +281,7 @@ fn end_if_done_with(
     c: &Connection,
     backfill: i64,
     now: i64,
-    interval: Option<fn(u64, u64) -> (f64, f64)>,
+    interval: Option<Interval>,
 ) -> rusqlite::Result<()> {
     let sql = "UPDATE backfills SET state = 'done', reason = NULL, ended_at = ?2
                WHERE id = ?1 AND state = 'running' AND NOT EXISTS (

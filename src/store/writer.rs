@@ -35,7 +35,7 @@ pub(super) enum Work {
     /// Remove a user. Gives the rows removed.
     RemoveUser(String),
     /// Anything else, within the transaction.
-    Transact(Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>),
+    Transact(Any),
 }
 
 impl Work {
@@ -55,6 +55,9 @@ impl Work {
         )
     }
 }
+
+/// Work that is not one of the known ones.
+type Any = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 
 type Outcome = Result<i64, StoreError>;
 
