@@ -59,9 +59,6 @@ impl Work {
     }
 }
 
-/// Work that is not one of the known ones.
-type Any = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
-
 type Outcome = Result<i64, StoreError>;
 
 struct Command {
