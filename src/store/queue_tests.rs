@@ -100,7 +100,7 @@ async fn kinds_take_turns_and_texts_are_one_workers() {
     let retry = settlement("y", &["one"], Then::Retry(50));
     store.settle_queue(late.judge, retry).await.unwrap();
     assert!(!store.renew_queue(late.judge, by("y", 32)).await.unwrap());
-    assert!(store.claim_queue(by("y", 40)).await.unwrap().is_none());
+    assert!(store.claim_queue(by("y", 39)).await.unwrap().is_none());
     let turn = store.claim_queue(by("y", 60)).await.unwrap().unwrap();
     assert_eq!(turn.judging.policy, "b@1");
     let again = store.claim_queue(by("y", 61)).await.unwrap().unwrap();
