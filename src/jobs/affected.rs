@@ -46,7 +46,8 @@ impl Affected {
                 fresh: false,
             },
             changed: changed_rules(&old.policy, &new.policy)
-                .into_iter()
+                .codes()
+                .cloned()
                 .collect(),
             others: Sample::new(seed, BACKFILL_CONTROL_MAX),
         }

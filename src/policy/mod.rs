@@ -20,7 +20,7 @@ mod rules;
 pub use contract::CONTRACT_VERSION;
 pub use error::PolicyError;
 pub use registry::{Published, Registry, Version};
-pub use rules::{Rule, changed_rules};
+pub use rules::{ChangedRules, Rule, changed_rules};
 
 use std::sync::Arc;
 
