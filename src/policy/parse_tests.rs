@@ -11,6 +11,7 @@ fn reads_a_whole_file() {
     assert_eq!(
         policy,
         Policy {
+            thresholds: Vec::new(),
             name: Arc::from("hate"),
             title: "Hate".to_owned(),
             labels: vec![Arc::from("fine"), Arc::from("bad")],
