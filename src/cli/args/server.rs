@@ -134,6 +134,7 @@ pub(in crate::cli) struct PasswordFrom {
 pub(in crate::cli) struct DataDir {
     /// Where the server keeps verdicts, policies and users
     #[arg(
+        id = "data-dir",
         long = "data-dir",
         value_name = "DIR",
         default_value = "safeguard-data"
