@@ -64,6 +64,8 @@ pub const POLICY_RULES_MAX: usize = 256;
 pub const POLICY_DIGEST_PREFIX_MIN: usize = 6;
 /// Names offered when one is unknown.
 pub const POLICY_NEAR_MAX: usize = 3;
+/// Tries to publish a version while other processes take its number.
+pub const PUBLISH_TRIES_MAX: u32 = 10;
 /// Rows of one golden set.
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
@@ -75,6 +77,17 @@ pub const CALIBRATION_TARGET: f64 = 0.95;
 pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
+
+/// Confidence of the intervals about measured figures.
+pub const EVALUATION_CONFIDENCE: f64 = 0.95;
+/// Golden texts that an evaluation has judged before it looks further.
+pub const EVALUATION_CHUNK: usize = 1_024;
+/// Times that an evaluation asks each row again.
+pub const EVALUATION_REPEATS_MAX: i64 = 100;
+/// Policies of one evaluation.
+pub const EVALUATION_POLICIES_MAX: usize = 16;
+/// Resamples behind an interval that has no formula.
+pub const BOOTSTRAP_ROUNDS: usize = 2_000;
 
 /// Bytes of one message from a client that carries values or data.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -150,6 +163,8 @@ pub struct Config {
     pub allow_swap: bool,
     /// Folders, resolved, below which statements may read and write files; `None` for whatever the program may.
     pub content_roots: Option<Vec<PathBuf>>,
+    /// A folder of policies of the user's.
+    pub policies: Option<PathBuf>,
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.

@@ -10,6 +10,8 @@ mod input;
 mod models;
 /// The model and its engine against other implementations.
 mod parity;
+/// Policies by the command line.
+mod policies;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
 /// SQL behaviour as data, on a scripted classifier.

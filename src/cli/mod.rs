@@ -2,13 +2,16 @@
 //!
 //! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
 //! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
-//! results with `table` and `value`; `models` does what concerns model folders. Knows the engine's sessions, the
-//! policies' lint, the models and the server's users, and decides nothing about any of them.
+//! results with `table` and `value`; `models` does what concerns model folders, `policies` and `policy_test` what
+//! concerns policies. Knows the engine's sessions, the policies' lint and their registry, the models and the server's
+//! users, and decides nothing about any of them.
 
 mod args;
 mod interrupt;
 mod models;
 mod output;
+mod policies;
+mod policy_test;
 mod progress;
 mod prompt;
 mod script;
@@ -51,7 +54,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Sql(args) => sql(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::User(command) => users::run(command).await,
-        Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
+        Command::Policy(command) => policies::run(command).await,
         Command::Model(command) => models::run(command),
     }
 }
@@ -83,6 +86,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        policies: args.policies,
     };
     let (engine, session) = match open(config).await {
         Ok(opened) => opened,
@@ -117,6 +121,9 @@ async fn sql(args: args::Sql) -> ExitCode {
 
 async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
     let engine = jobs::open(config).await?;
+    for line in engine.take_policies().await? {
+        say(&line);
+    }
     let session = engine.session(&config::local_user());
     Ok((engine, session))
 }
@@ -184,7 +191,10 @@ fn policy_source(path: &Path) -> Result<String, String> {
     let unread = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let mut source = String::new();
     let limit = POLICY_BYTES_MAX as u64 + 1;
-    let file = std::fs::File::open(path).map_err(unread)?;
+    let file: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(std::fs::File::open(path).map_err(unread)?),
+    };
     file.take(limit)
         .read_to_string(&mut source)
         .map_err(unread)?;

@@ -103,15 +103,22 @@ impl Shared {
 }
 
 /// Serves until the process is told to stop: by SIGINT or SIGTERM once in order, twice at once. SIGHUP reads certificate
-/// and key anew. `say` is told where it listens.
+/// and key, the policies that other processes published and those of the user's folder anew. `say` is told where it
+/// listens, and what became of the folder's policies.
 ///
 /// # Errors
 /// Store, policies or model cannot be opened, the address cannot be had, or it is one that others reach and there are
 /// no users.
-pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error> {
+pub async fn serve(
+    config: ServeConfig,
+    say: impl Fn(&str) + Send + Sync + 'static,
+) -> Result<(), Error> {
     let engine = jobs::open(config.engine.clone()).await?;
     let users = engine.store().users().await?.len();
     config.may_listen(users)?;
+    for line in engine.take_policies().await? {
+        say(&line);
+    }
     if let Some(line) = engine.demonstration() {
         say(&line);
     }
@@ -134,13 +141,13 @@ pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error>
         ));
     }
     say(&format!("listening on {}", server.address()));
-    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));
+    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone(), say));
     server.run(shutdown).await;
     Ok(())
 }
 
 #[cfg(unix)]
-async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
+async fn signals(shared: Arc<Shared>, shutdown: Shutdown, say: impl Fn(&str) + Send + Sync) {
     use tokio::signal::unix::{SignalKind, signal};
     let all = [
         signal(SignalKind::interrupt()),
@@ -159,13 +166,17 @@ async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
                 if let Some(Err(error)) = shared.tls.as_ref().map(Tls::reload) {
                     tracing::error!("{error}; the old certificate stays");
                 }
+                match shared.engine.take_policies().await {
+                    Ok(lines) => lines.iter().for_each(|line| say(line)),
+                    Err(error) => tracing::error!("{error}; the policies stay as they were"),
+                }
             }
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn signals(_: Arc<Shared>, shutdown: Shutdown) {
+async fn signals(_: Arc<Shared>, shutdown: Shutdown, _: impl Fn(&str)) {
     while tokio::signal::ctrl_c().await.is_ok() {
         shutdown.next();
     }

@@ -242,3 +242,61 @@ pub(super) static USERS: Table = Table {
         column("created_at", "created_at", Kind::Time),
     ],
 };
+
+/// What was found when policies were measured.
+pub(super) static EVALUATIONS: Table = Table {
+    name: "evaluations",
+    from: "evaluations",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("evaluated_at", "evaluated_at", Kind::Time),
+        column("evaluated_by", "evaluated_by", Kind::Text),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        nullable("against", "against", Kind::Text),
+        column("golden", "golden", Kind::Text),
+        column("golden_digest", "golden_digest", Kind::Hex),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("repeats", "repeats", Kind::Int),
+        column("note", "note", Kind::Text),
+        column("n", "n", Kind::Int),
+        column("predicted", "predicted", Kind::Int),
+        column("right", "\"right\"", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        nullable("accuracy", "accuracy", Kind::Float),
+        nullable("accuracy_low", "accuracy_low", Kind::Float),
+        nullable("accuracy_high", "accuracy_high", Kind::Float),
+        nullable("unstable", "unstable", Kind::Int),
+        nullable("flips", "flips", Kind::Int),
+        nullable("fixed", "fixed", Kind::Int),
+        nullable("broken", "broken", Kind::Int),
+    ],
+};
+
+/// Each golden text of an evaluation with what was said of it.
+pub(super) static EVALUATION_ROWS: Table = Table {
+    name: "evaluation_rows",
+    from: "evaluation_rows",
+    join: "",
+    columns: &[
+        column("evaluation", "evaluation", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("golden_label", "golden_label", Kind::Text),
+        column("golden_violates", "golden_violates", Kind::Bool),
+        nullable("label", "label", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        nullable("violates", "violates", Kind::Bool),
+        nullable("score", "score", Kind::Float),
+        column("rules", "rules", Kind::Words),
+        nullable("unstable", "unstable", Kind::Bool),
+    ],
+};

@@ -15,6 +15,7 @@ mod calibrations;
 mod columns;
 mod create;
 mod error;
+mod evaluations;
 mod filter;
 mod index;
 mod open;
@@ -28,6 +29,7 @@ mod users;
 mod writer;
 
 pub use error::StoreError;
+pub use evaluations::{EvaluatedText, EvaluationRow};
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
@@ -47,6 +49,14 @@ use writer::{Work, Writer};
 /// SQL that creates the view `safeguard.labels`: the current label of each policy and text, overrides first. To be run in
 /// a session whose schema `safeguard` is [`Store::schema_provider`].
 pub const LABELS_VIEW: &str = include_str!("../../sql/labels.sql");
+
+/// SQL that creates views over evaluations, to be run likewise.
+pub const EVALUATION_VIEWS: [&str; 4] = [
+    include_str!("../../sql/evaluation_calibration.sql"),
+    include_str!("../../sql/evaluation_confusion.sql"),
+    include_str!("../../sql/evaluation_labels.sql"),
+    include_str!("../../sql/evaluation_rules.sql"),
+];
 
 /// An open store. Clones share it; it closes when the last clone and the last table made from it are gone.
 #[derive(Clone)]
@@ -163,6 +173,12 @@ impl Store {
         self.read(read_versions).await
     }
 
+    /// The same, for who cannot wait otherwise: blocks the thread for a read of the file.
+    pub fn versions_now(&self) -> Result<Vec<VersionRow>, StoreError> {
+        let reader = self.inner.readers.take()?;
+        read_versions(&reader).map_err(|e| StoreError::sqlite(self.path(), e))
+    }
+
     /// Stores a person's label. The policy and label are the caller's to check.
     pub async fn append_override(&self, row: OverrideRow) -> Result<(), StoreError> {
         self.write(Work::Overrides(vec![row])).await.map(drop)
@@ -187,8 +203,8 @@ impl Store {
             .await
     }
 
-    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
-    /// and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides, its text in
+    /// evaluations. Labels and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
     pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
         let changed = self.write(Work::Erase(text_digest)).await?;
@@ -196,7 +212,7 @@ impl Store {
     }
 
     /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
-    /// calibrations, users (without their verifiers). `check` judges what is inserted into overrides.
+    /// calibrations, users (without their verifiers), evaluations, evaluation_rows. `check` judges what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }

@@ -5,7 +5,8 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
+    CALIBRATIONS, EVALUATION_ROWS, EVALUATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES,
+    Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -38,6 +39,8 @@ pub(super) fn all(
         &QUERIES,
         &CALIBRATIONS,
         &USERS,
+        &EVALUATIONS,
+        &EVALUATION_ROWS,
     ];
     tables
         .into_iter()

@@ -280,10 +280,6 @@ impl Pen {
                        gap)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                    ON CONFLICT (verdict_digest, attempt) DO NOTHING";
-        let rules = (!r.rules.is_empty()).then(|| {
-            let codes: Vec<&str> = r.rules.iter().map(|code| &**code).collect();
-            serde_json::to_string(&codes).expect("bug: words that are no JSON")
-        });
         self.connection.prepare_cached(sql)?.execute(params![
             r.verdict_digest,
             attempt,
@@ -296,7 +292,7 @@ impl Pen {
             count(r.tokens_in),
             count(r.tokens_out),
             r.judged_at,
-            rules,
+            words(&r.rules),
             r.rationale,
             r.gap,
         ])
@@ -464,6 +460,7 @@ impl Pen {
              WHERE text_digest = ?1 AND rationale IS NOT NULL",
             "UPDATE overrides SET text = NULL, note = NULL
              WHERE text_digest = ?1 AND (text IS NOT NULL OR note IS NOT NULL)",
+            "UPDATE evaluation_rows SET text = NULL WHERE text_digest = ?1 AND text IS NOT NULL",
         ];
         let mut changed = 0;
         for sql in blank {
@@ -476,7 +473,15 @@ impl Pen {
     }
 }
 
+/// Words as SQLite keeps them: JSON, NULL for none.
+pub(super) fn words(words: &[Arc<str>]) -> Option<String> {
+    (!words.is_empty()).then(|| {
+        let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+        serde_json::to_string(&words).expect("bug: words that are no JSON")
+    })
+}
+
 /// A count as SQLite keeps it.
-fn count(n: u64) -> i64 {
+pub(super) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
