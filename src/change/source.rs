@@ -76,10 +76,17 @@ impl Source {
     /// The query with columns `id` (text, NULL where there is none), `text` and, where one was named, `weight` (double
     /// precision). Rows without a text are left out.
     pub fn select(&self) -> String {
+        self.select_by(None)
+    }
+
+    /// The same with one more column of the query, as the text `strata`.
+    pub fn select_by(&self, strata: Option<&str>) -> String {
         let text = quoted(&self.text);
+        let strata = strata.map(|name| format!(", CAST({} AS TEXT) AS strata", quoted(name)));
         format!(
-            "SELECT {} FROM ({}\n) AS source WHERE {text} IS NOT NULL",
+            "SELECT {}{} FROM ({}\n) AS source WHERE {text} IS NOT NULL",
             self.columns(),
+            strata.unwrap_or_default(),
             self.sql
         )
     }
@@ -104,7 +111,11 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn find<'a>(columns: &'a Schema, name: &str) -> Result<&'a Field, Error> {
+/// The column that a name means, whatever its case where no case fits.
+///
+/// # Errors
+/// 42703, with the columns that are there.
+pub fn find<'a>(columns: &'a Schema, name: &str) -> Result<&'a Field, Error> {
     let fields = columns.fields();
     let found = fields.iter().find(|field| field.name() == name);
     let found = found.or_else(|| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name)));

@@ -21,10 +21,21 @@ use datafusion::logical_expr::{
 use std::sync::Arc;
 
 /// Columns of the store's tables that hold what people wrote or what a model said of it: not for readers.
-const WITHHELD: [(&str, &[&str]); 3] = [
+const WITHHELD: [(&str, &[&str]); 5] = [
     ("verdicts", &["rationale", "rules"]),
     ("queries", &["statement"]),
     ("overrides", &["text", "note", "reviewer"]),
+    ("backtests", &["source", "note"]),
+    (
+        "backtest_flips",
+        &[
+            "text",
+            "old_rationale",
+            "new_rationale",
+            "old_rules",
+            "new_rules",
+        ],
+    ),
 ];
 
 /// The functions whose answers hold such columns.

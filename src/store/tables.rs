@@ -5,7 +5,7 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
+    BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -37,6 +37,8 @@ pub(super) fn all(
         &OVERRIDES,
         &QUERIES,
         &CALIBRATIONS,
+        &BACKTESTS,
+        &BACKTEST_FLIPS,
         &USERS,
     ];
     tables
