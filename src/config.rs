@@ -76,6 +76,11 @@ pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
 
+/// Confidence of the intervals about measured figures.
+pub const EVALUATION_CONFIDENCE: f64 = 0.95;
+/// Resamples behind an interval that has no formula.
+pub const BOOTSTRAP_ROUNDS: usize = 2_000;
+
 /// Rows of the source that a backtest samples at the most.
 pub const BACKTEST_SAMPLE_MAX: usize = 20_000;
 /// Bytes of texts that a backtest holds while it draws its sample; past it, the sample is cut.

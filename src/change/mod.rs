@@ -5,6 +5,7 @@
 //! Knows statistics; knows nothing of sockets, terminals or durable work.
 
 pub mod source;
+pub mod stats;
 
 use crate::engine::functions::Function;
 
