@@ -99,6 +99,8 @@ pub const BACKTEST_FLIPS_MAX: usize = 1_000;
 pub const BACKTEST_NOISE_ROWS: usize = 200;
 /// How often each of them.
 pub const BACKTEST_REPEATS_MAX: usize = 20;
+/// Different values that a comparison of stored verdicts counts by.
+pub const DIFF_GROUPS_MAX: usize = 10_000;
 /// Hexadecimal digits that tell one verdict from others.
 pub const VERDICT_DIGEST_PREFIX_MIN: usize = 6;
 /// Scores that lie no further apart are the same: the arithmetic of a GPU may differ in its last bits.

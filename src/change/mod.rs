@@ -4,6 +4,10 @@
 //! question goes through [`Engine::judge`](crate::engine::Engine::judge), and so through the same stack as everybody's.
 //! Knows statistics; knows nothing of sockets, terminals or durable work.
 
+pub mod backtest;
+pub mod diff;
+pub mod direction;
+pub mod replay;
 pub mod source;
 pub mod stats;
 
@@ -11,5 +15,5 @@ use crate::engine::functions::Function;
 
 /// The table functions of this module.
 pub fn functions() -> Vec<Function> {
-    Vec::new()
+    vec![backtest::function(), diff::function(), replay::function()]
 }

@@ -39,15 +39,22 @@ impl Source {
     /// As [`Session::query`]; 42703 for a column that the query does not give; 42P18 where it is open which column is the
     /// text; 42804 for a text that is no text and a weight that is no number.
     pub async fn resolve(session: &Session, sql: &str, named: Named) -> Result<Source, Error> {
-        let columns = session.query_columns(sql).await?;
-        let find = |name: &str| find(&columns, name);
+        Source::of(&*session.query_columns(sql).await?, sql, named)
+    }
+
+    /// The same for a query whose columns are known.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`], but those of planning.
+    pub fn of(columns: &Schema, sql: &str, named: Named) -> Result<Source, Error> {
+        let find = |name: &str| find(columns, name);
         let id = match &named.id {
             Some(name) => Some(find(name)?.name().clone()),
             None => find("id").ok().map(|field| field.name().clone()),
         };
         let text = match &named.text {
             Some(name) => find(name)?,
-            None => guessed(&columns, id.as_deref())?,
+            None => guessed(columns, id.as_deref())?,
         };
         if !text.data_type().is_string() {
             return Err(refused(
@@ -158,7 +165,8 @@ fn names(columns: &Schema) -> String {
     names.join(", ")
 }
 
-fn refused(sqlstate: &'static str, why: String) -> Error {
+/// A refusal without a hint.
+pub(super) fn refused(sqlstate: &'static str, why: String) -> Error {
     Error::Refused {
         sqlstate,
         why,

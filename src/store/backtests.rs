@@ -135,7 +135,9 @@ impl Store {
     ) -> Result<i64, StoreError> {
         self.transact(move |writer| {
             let id = insert(writer, &row)?;
-            flips.iter().try_for_each(|flip| insert_flip(writer, id, flip))?;
+            flips
+                .iter()
+                .try_for_each(|flip| insert_flip(writer, id, flip))?;
             Ok(id)
         })
         .await
@@ -246,4 +248,156 @@ fn insert_flip(writer: &Connection, backtest: i64, f: &FlipRow) -> rusqlite::Res
 fn words(rules: &[Arc<str>]) -> Option<String> {
     let codes: Vec<&str> = rules.iter().map(|code| &**code).collect();
     (!codes.is_empty()).then(|| serde_json::Value::from(codes).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{rows, session};
+    use crate::store::text_digest;
+
+    fn backtest(noise: Option<f64>) -> BacktestRow {
+        let tested = |version| Tested {
+            policy: "hate".into(),
+            version,
+            digest: format!("digest {version}").into(),
+        };
+        let share = |share| Share {
+            share,
+            low: share / 2.0,
+            high: share * 2.0,
+        };
+        BacktestRow {
+            old: tested(1),
+            new: tested(2),
+            model: "m".into(),
+            model_digest: "md".into(),
+            mode: "auto".into(),
+            effort: "low".into(),
+            sample: 10,
+            seed: -3,
+            source_rows: 100,
+            sampled: 9,
+            flips: 1,
+            share: Some(share(0.125)),
+            noise_sampled: 9,
+            noise_repeats: 1,
+            noise: noise.map(share),
+            asked: 18,
+            tokens: Some(1_000),
+            hours: None,
+            seconds: 0.5,
+            backtested_at: 7,
+            backtested_by: "ada".into(),
+            note: None,
+            source: "SELECT body FROM posts".into(),
+        }
+    }
+
+    fn flip(text: &str) -> FlipRow {
+        let side = |label: &str| SideRow {
+            label: Some(label.into()),
+            reason: None,
+            score: Some(0.5),
+            rules: vec!["H1".into()],
+            rationale: Some(format!("{label} says {text}").into()),
+        };
+        FlipRow {
+            row_id: Some("7".into()),
+            text_digest: text_digest(text),
+            text: text.into(),
+            stratum: "allowed".into(),
+            weight: None,
+            direction: "allowed->violating",
+            old: side("allowed"),
+            new: side("hateful"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backtest_is_kept_and_its_texts_can_be_erased() {
+        let store = Store::ephemeral().unwrap();
+        let flips = vec![flip("a quote"), flip("another")];
+        let id = store.append_backtest(backtest(None), flips).await.unwrap();
+        let session = session(&store).await;
+        let kept = "SELECT id, old_policy, new_version, seed, share, share_high, noise_share, hours FROM safeguard.backtests";
+        assert_eq!(
+            rows(&session, kept).await,
+            [format!("{id}|hate|2|-3|0.125|0.25||")]
+        );
+        let digest = text_digest("a quote");
+        assert_eq!(
+            store.quoted_text(digest).await.unwrap().as_deref(),
+            Some("a quote")
+        );
+        assert_eq!(store.erase_text(digest).await.unwrap(), 1);
+        assert_eq!(store.erase_text(digest).await.unwrap(), 0);
+        assert_eq!(store.quoted_text(digest).await.unwrap(), None);
+        let flips = "SELECT backtest, row_id, text, old_label, old_rationale, new_rationale, new_rules, new_score
+                     FROM safeguard.backtest_flips ORDER BY text";
+        assert_eq!(
+            rows(&session, flips).await,
+            [
+                format!(
+                    "{id}|7|another|allowed|allowed says another|hateful says another|[H1]|0.5"
+                ),
+                format!("{id}|7||allowed|||[H1]|0.5"),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_torn_flip_keeps_the_whole_backtest_out() {
+        let store = Store::ephemeral().unwrap();
+        let torn = FlipRow {
+            new: SideRow::default(),
+            ..flip("neither a label nor a reason")
+        };
+        let kept = store
+            .append_backtest(backtest(None), vec![flip("a"), torn])
+            .await;
+        assert!(kept.is_err());
+        let session = session(&store).await;
+        assert_eq!(
+            rows(&session, "SELECT id FROM safeguard.backtests")
+                .await
+                .len(),
+            0
+        );
+    }
+
+    #[tokio::test]
+    async fn the_noise_floor_is_the_latest_of_the_two_versions() {
+        let store = Store::ephemeral().unwrap();
+        let other = BacktestRow {
+            new: Tested {
+                policy: "hate".into(),
+                version: 3,
+                digest: "digest 3".into(),
+            },
+            ..backtest(Some(0.25))
+        };
+        for row in [
+            backtest(Some(0.5)),
+            backtest(Some(0.125)),
+            backtest(None),
+            other,
+        ] {
+            store.append_backtest(row, Vec::new()).await.unwrap();
+        }
+        let floor = |old: &str, new: &str, model: &str| {
+            store.noise_floor(old.into(), new.into(), model.into())
+        };
+        let share = |found: Option<(i64, Share)>| found.map(|(id, share)| (id, share.share));
+        let cases = [
+            ("digest 1", "digest 2", "md", Some((2, 0.125))),
+            ("digest 1", "digest 9", "md", Some((4, 0.25))),
+            ("digest 2", "digest 1", "md", None),
+            ("digest 1", "digest 2", "other", None),
+        ];
+        for (old, new, model, want) in cases {
+            let found = floor(old, new, model).await.unwrap();
+            assert_eq!(share(found), want, "{old} {new} {model}");
+        }
+    }
 }

@@ -41,7 +41,9 @@ impl Store {
                     "SELECT text FROM {table} WHERE text_digest = ?1 AND text IS NOT NULL LIMIT 1"
                 );
                 let mut select = reader.prepare_cached(&sql)?;
-                let found = select.query_row([text_digest], |row| row.get(0)).optional()?;
+                let found = select
+                    .query_row([text_digest], |row| row.get(0))
+                    .optional()?;
                 if found.is_some() {
                     return Ok(found);
                 }

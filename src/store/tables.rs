@@ -5,7 +5,8 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
+    BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table,
+    USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;

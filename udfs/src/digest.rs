@@ -5,13 +5,12 @@
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::Result;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, DocSection, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
 };
-use datafusion::scalar::ScalarValue;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// The function, for a registry.
 pub(crate) fn function() -> ScalarUDF {
@@ -57,7 +56,8 @@ impl ScalarUDFImpl for Digest {
                 label: "Safeguard",
                 description: None,
             };
-            let description = "The digest by which the verdict store knows a text: text_digest in its tables.";
+            let description =
+                "The digest by which the verdict store knows a text: text_digest in its tables.";
             Documentation::builder(section, description, "safeguard_digest(text)")
                 .with_argument("text", "what is judged")
                 .build()
@@ -76,14 +76,13 @@ fn digests(texts: &ArrayRef) -> Result<ArrayRef> {
             None => digests.append_null(),
         }
     }
-    Ok(std::sync::Arc::new(digests.finish()))
+    Ok(Arc::new(digests.finish()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use datafusion::arrow::array::{LargeStringArray, StringArray, StringViewArray};
-    use std::sync::Arc;
 
     #[test]
     fn digests_are_those_of_the_store_for_every_type_of_text() {

@@ -22,7 +22,9 @@ pub struct Room {
 pub fn allot(sample: usize, rooms: &[Room]) -> Vec<usize> {
     let even = (sample as f64 * BACKTEST_EVEN_SHARE).floor() as usize;
     let mut given = vec![0; rooms.len()];
-    spread(even.max(rooms.len().min(sample)), rooms, &mut given, |_| 1.0);
+    spread(even.max(rooms.len().min(sample)), rooms, &mut given, |_| {
+        1.0
+    });
     spread(sample, rooms, &mut given, |room| {
         let factor = if room.favoured {
             BACKTEST_VIOLATING_FACTOR
@@ -80,7 +82,12 @@ mod tests {
         let cases: [(&str, usize, Vec<Room>, Vec<usize>); 7] = [
             ("nothing", 10, vec![], vec![]),
             ("one", 100, vec![room(1_000, false)], vec![100]),
-            ("all of it", 100, vec![room(30, false), room(20, true)], vec![30, 20]),
+            (
+                "all of it",
+                100,
+                vec![room(30, false), room(20, true)],
+                vec![30, 20],
+            ),
             // 400 evenly, then 1,600 as 99,500 to 2,000.
             (
                 "rare violations",
@@ -95,8 +102,18 @@ mod tests {
                 vec![room(1_000_000, false), room(3, true)],
                 vec![997, 3],
             ),
-            ("one each", 3, vec![room(9, false), room(9, true), room(9, false)], vec![1, 1, 1]),
-            ("too few for all", 2, vec![room(9, false), room(9, true), room(9, false)], vec![1, 1, 0]),
+            (
+                "one each",
+                3,
+                vec![room(9, false), room(9, true), room(9, false)],
+                vec![1, 1, 1],
+            ),
+            (
+                "too few for all",
+                2,
+                vec![room(9, false), room(9, true), room(9, false)],
+                vec![1, 1, 0],
+            ),
         ];
         for (what, sample, rooms, want) in cases {
             assert_eq!(allot(sample, &rooms), want, "{what}");
