@@ -91,8 +91,10 @@ pub const BACKTEST_EVEN_SHARE: f64 = 0.2;
 pub const BACKTEST_VIOLATING_FACTOR: f64 = 4.0;
 /// Different values of a backtest's column `strata`.
 pub const BACKTEST_STRATA_VALUES_MAX: usize = 32;
-/// Texts that a backtest judges under the one version and then under the other: what a spent budget leaves half done.
+/// Texts that a backtest judges under the one version and then under the other.
 pub const BACKTEST_CHUNK_TEXTS: usize = 256;
+/// The same where the statement has a budget: what it leaves half done when it is spent.
+pub const BACKTEST_BUDGETED_TEXTS: usize = 32;
 /// Changed rows that a backtest lists.
 pub const BACKTEST_FLIPS_MAX: usize = 1_000;
 /// Sampled rows that a backtest asks again for the noise floor.

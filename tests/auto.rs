@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 /// `odd`; a text that says `endless` is too long; every second answer about `wobbly` is bad, whatever the text; an
 /// analysis cites the rules that a text names. Lines `also bad: ..` and `never bad: ..` of a policy count. Under a policy of more than two labels, a text has the last one it names.
 #[derive(Debug)]
-struct Script {
+pub(crate) struct Script {
     identity: ModelIdentity,
     scored: AtomicU64,
     reasoned: AtomicU64,
@@ -45,7 +45,7 @@ impl Script {
     }
 
     /// Texts scored and reasoned about since the last call.
-    fn asked(&self) -> (u64, u64) {
+    pub(crate) fn asked(&self) -> (u64, u64) {
         (self.scored.swap(0, Relaxed), self.reasoned.swap(0, Relaxed))
     }
 }
@@ -126,19 +126,19 @@ fn is_bad(prompt: &Prompt) -> bool {
     (prompt.text.contains("bad") || line("also bad: ")) && !line("never bad: ")
 }
 
-struct Run {
-    engine: Engine,
-    script: Arc<Script>,
+pub(crate) struct Run {
+    pub(crate) engine: Engine,
+    pub(crate) script: Arc<Script>,
     session: Session,
     notices: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{} {}", .0.sqlstate(), .0)]
-struct Failure(#[from] Error);
+pub(crate) struct Failure(#[from] Error);
 
 impl Run {
-    async fn new(store: Store, digest: &str) -> Self {
+    pub(crate) async fn new(store: Store, digest: &str) -> Self {
         let script = Script::new(digest);
         let engine = Engine::with_backend(store, script.clone()).await.unwrap();
         let engine = safeguard::jobs::complete(engine);
@@ -172,7 +172,7 @@ impl Run {
         }
     }
 
-    async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
+    pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
         Ok(self.answer(sql).await?.1)
     }
 
@@ -262,7 +262,7 @@ async fn every_file_holds() {
     }
 }
 
-const PUBLISH: &str =
+pub(crate) const PUBLISH: &str =
     "SELECT * FROM safeguard_publish('p', E'---\\nlabels: [allowed, bad]\\n---\\nbad if it sells')";
 const CALIBRATE: &str = "SELECT gap FROM safeguard_calibrate('p', 0.95, 'golden')";
 

@@ -282,6 +282,11 @@ impl VisitorMut for Fields {
                 name,
                 arg: FunctionArgExpr::Expr(value),
                 ..
+            }
+            | FunctionArg::ExprNamed {
+                name: Expr::Identifier(name),
+                arg: FunctionArgExpr::Expr(value),
+                ..
             } = arg
             {
                 let name = match name.quote_style {

@@ -67,7 +67,7 @@ async fn what_is_something_else_is_refused() {
         (
             "newer",
             "PRAGMA user_version = 99",
-            "has format 99, written by a newer safeguard; this one knows up to 3 (left as it is)",
+            "has format 99, written by a newer safeguard; this one knows up to 4 (left as it is)",
         ),
     ];
     for (name, sql, expected) in cases {
@@ -134,7 +134,7 @@ async fn a_newer_version_in_the_log_is_refused_too() {
             refused,
             StoreError::Newer {
                 found: 99,
-                known: 3,
+                known: 4,
                 ..
             }
         ),

@@ -105,6 +105,16 @@ fn the_interval_holds_the_truth() {
             ],
             sample: 2_000,
         },
+        Shape {
+            what: "ten equal strata with few flips each",
+            strata: &[(10_000, 50, false); 10],
+            sample: 2_000,
+        },
+        Shape {
+            what: "twenty strata and a small sample",
+            strata: &[(5_000, 25, false); 20],
+            sample: 1_000,
+        },
     ];
     for shape in shapes {
         let rows = shape.rows();
@@ -133,7 +143,7 @@ fn the_interval_holds_the_truth() {
             "{what}: {}",
             sum / 100.0
         );
-        assert!(width / 100.0 < 0.01, "{what}: {}", width / 100.0);
+        assert!(width / 100.0 < 0.025, "{what}: {}", width / 100.0);
     }
 }
 
@@ -196,6 +206,19 @@ fn weights_do_not_bend_the_share() {
     );
     // Half of the weight is heavy, and a half of the heavy ones flip: drawn evenly, about 35 of 1,000 would.
     assert!(seen / 100 > 150, "{}", seen / 100);
+}
+
+#[test]
+fn wilsons_interval_is_the_one_of_whole_rows() {
+    for (hits, n) in [(1, 2), (3, 10), (7, 2_000), (1_990, 2_000)] {
+        let want = stats::wilson(hits, n, stats::CONFIDENCE);
+        let got = wilson(hits as f64 / n as f64, n as f64);
+        assert!((got.low - want.low).abs() < 1e-12, "{hits} of {n}: {got:?}");
+        assert!(
+            (got.high - want.high).abs() < 1e-12,
+            "{hits} of {n}: {got:?}"
+        );
+    }
 }
 
 #[test]

@@ -4,11 +4,11 @@
 //! version and then under the other, so that a budget that is spent leaves whole pairs. Knows nothing of samples.
 
 use crate::change::direction::{Direction, Said, direction};
-use crate::config::BACKTEST_CHUNK_TEXTS;
+use crate::config::{BACKTEST_BUDGETED_TEXTS, BACKTEST_CHUNK_TEXTS};
 use crate::engine::Asking;
 use crate::engine::functions::Call;
 use crate::error::Error;
-use safeguard_udfs::{Decision, Provenance, Source};
+use safeguard_udfs::{Decision, Provenance, SafeguardSettings, Source};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,6 +85,20 @@ fn provenance(decision: &Decision) -> &Provenance {
     }
 }
 
+/// Texts that are judged under the one version before they are under the other.
+fn chunk(settings: &SafeguardSettings) -> usize {
+    let SafeguardSettings {
+        max_rows,
+        max_tokens,
+        max_seconds,
+        ..
+    } = settings;
+    match max_rows.is_some() || max_tokens.is_some() || max_seconds.is_some() {
+        true => BACKTEST_BUDGETED_TEXTS,
+        false => BACKTEST_CHUNK_TEXTS,
+    }
+}
+
 /// Judges distinct texts under both versions.
 ///
 /// # Errors
@@ -96,7 +110,7 @@ pub async fn judge(
 ) -> Result<Pairs, Error> {
     let statement = call.statement();
     let mut pairs = Pairs::default();
-    for chunk in texts.chunks(BACKTEST_CHUNK_TEXTS) {
+    for chunk in texts.chunks(chunk(&old.settings)) {
         let began = Instant::now();
         let olds = call.engine.judge(old, chunk, &statement).await?;
         let news = call.engine.judge(new, chunk, &statement).await?;

@@ -301,6 +301,11 @@ fn side(decision: &Decision) -> SideRow {
     }
 }
 
+/// A number as people read it: further digits say nothing of a sample.
+fn shown(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}
+
 /// The answer.
 pub fn batch(id: i64, lines: &[Line]) -> Result<RecordBatch> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -336,14 +341,14 @@ pub fn batch(id: i64, lines: &[Line]) -> Result<RecordBatch> {
         counts(&|line| Some(line.source_rows)),
         counts(&|line| Some(line.figure.sampled)),
         counts(&|line| Some(line.figure.hits)),
-        floats(&|line| line.figure.estimate.map(|e| e.share)),
-        floats(&|line| line.figure.estimate.map(|e| e.interval.low)),
-        floats(&|line| line.figure.estimate.map(|e| e.interval.high)),
+        floats(&|line| line.figure.estimate.map(|e| shown(e.share))),
+        floats(&|line| line.figure.estimate.map(|e| shown(e.interval.low))),
+        floats(&|line| line.figure.estimate.map(|e| shown(e.interval.high))),
         rows(|e| e.share),
         rows(|e| e.interval.low),
         rows(|e| e.interval.high),
         counts(&|line| line.tokens),
-        floats(&|line| line.hours),
+        floats(&|line| line.hours.map(shown)),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&SCHEMA), columns)?)
 }

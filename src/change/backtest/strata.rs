@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 /// A number above 0 and below 1 from random bits.
 pub fn chance(bits: u64) -> f64 {
-    ((bits >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    // A bit fewer than a float holds, for the half.
+    ((bits >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
 }
 
 /// A row that was drawn.
