@@ -6,7 +6,7 @@ use safeguard::server::scram::Verifier;
 use safeguard::store::UserRow;
 use tokio_postgres::Client;
 
-async fn add(wire: &Wire, name: &str, role: &str) {
+pub(super) async fn add(wire: &Wire, name: &str, role: &str) {
     let verifier = Verifier::derive("correct horse", SCRAM_ITERATIONS).unwrap();
     let user = UserRow {
         name: name.to_owned(),
