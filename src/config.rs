@@ -89,6 +89,33 @@ pub const EVALUATION_POLICIES_MAX: usize = 16;
 /// Resamples behind an interval that has no formula.
 pub const BOOTSTRAP_ROUNDS: usize = 2_000;
 
+/// Rows of the source that a backtest samples at the most.
+pub const BACKTEST_SAMPLE_MAX: usize = 20_000;
+/// Bytes of texts that a backtest holds while it draws its sample; past it, the sample is cut.
+pub const BACKTEST_SAMPLE_BYTES_MAX: usize = 256 << 20;
+/// Share of a backtest's sample that is spread evenly over the strata; the rest goes by size.
+pub const BACKTEST_EVEN_SHARE: f64 = 0.2;
+/// How much more a row counts for the rest where the old version convicted or did not decide.
+pub const BACKTEST_VIOLATING_FACTOR: f64 = 4.0;
+/// Different values of a backtest's column `strata`.
+pub const BACKTEST_STRATA_VALUES_MAX: usize = 32;
+/// Texts that a backtest judges under the one version and then under the other.
+pub const BACKTEST_CHUNK_TEXTS: usize = 256;
+/// The same where the statement has a budget: what it leaves half done when it is spent.
+pub const BACKTEST_BUDGETED_TEXTS: usize = 32;
+/// Changed rows that a backtest lists.
+pub const BACKTEST_FLIPS_MAX: usize = 1_000;
+/// Sampled rows that a backtest asks again for the noise floor.
+pub const BACKTEST_NOISE_ROWS: usize = 200;
+/// How often each of them.
+pub const BACKTEST_REPEATS_MAX: usize = 20;
+/// Different values that a comparison of stored verdicts counts by.
+pub const DIFF_GROUPS_MAX: usize = 10_000;
+/// Hexadecimal digits that tell one verdict from others.
+pub const VERDICT_DIGEST_PREFIX_MIN: usize = 6;
+/// Scores that lie no further apart are the same: the arithmetic of a GPU may differ in its last bits.
+pub const REPLAY_SCORE_TOLERANCE: f64 = 1e-4;
+
 /// Bytes of one message from a client that carries values or data.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a startup packet, and of any message that carries only names.

@@ -14,6 +14,8 @@ mod parity;
 mod policies;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
+/// Stored verdicts asked again.
+mod replay;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

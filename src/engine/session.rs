@@ -255,10 +255,10 @@ impl Session {
     /// gives its notices.
     pub async fn finish(&self, ended: Ended, end: End<'_>) -> Vec<String> {
         let summary = ended.progress();
-        if summary.distinct_texts == 0 {
-            return Vec::new();
-        }
         let mut notices = ended.scope.tally().notes();
+        if summary.distinct_texts == 0 {
+            return notices;
+        }
         notices.push(notice(&summary));
         let status = match end {
             End::Done => "ok".to_owned(),

@@ -21,13 +21,24 @@ use datafusion::logical_expr::{
 use std::sync::Arc;
 
 /// Columns of the store's tables that hold what people wrote or what a model said of it: not for readers.
-const WITHHELD: [(&str, &[&str]); 5] = [
+const WITHHELD: [(&str, &[&str]); 7] = [
     ("verdicts", &["rationale", "rules"]),
     ("queries", &["statement"]),
     ("overrides", &["text", "note", "reviewer"]),
     // Where golden rows come from can be a query, and that can spell a text out.
     ("evaluations", &["golden", "note"]),
     ("evaluation_rows", &["text", "rules"]),
+    ("backtests", &["source", "note"]),
+    (
+        "backtest_flips",
+        &[
+            "text",
+            "old_rationale",
+            "new_rationale",
+            "old_rules",
+            "new_rules",
+        ],
+    ),
 ];
 
 /// The functions whose answers hold such columns.

@@ -231,6 +231,73 @@ pub(super) static CALIBRATIONS: Table = Table {
     ],
 };
 
+/// What each backtest estimated.
+pub(super) static BACKTESTS: Table = Table {
+    name: "backtests",
+    from: "backtests",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("old_policy", "old_policy", Kind::Text),
+        column("old_version", "old_version", Kind::Int),
+        column("old_digest", "old_digest", Kind::Text),
+        column("new_policy", "new_policy", Kind::Text),
+        column("new_version", "new_version", Kind::Int),
+        column("new_digest", "new_digest", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("sample", "sample", Kind::Int),
+        column("seed", "seed", Kind::Int),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        column("noise_sampled", "noise_sampled", Kind::Int),
+        column("noise_repeats", "noise_repeats", Kind::Int),
+        nullable("noise_share", "noise_share", Kind::Float),
+        nullable("noise_low", "noise_low", Kind::Float),
+        nullable("noise_high", "noise_high", Kind::Float),
+        column("asked", "asked", Kind::Int),
+        nullable("tokens", "tokens", Kind::Int),
+        nullable("hours", "hours", Kind::Float),
+        column("seconds", "seconds", Kind::Float),
+        column("backtested_at", "backtested_at", Kind::Time),
+        column("backtested_by", "backtested_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+    ],
+};
+
+/// Sampled rows that changed.
+pub(super) static BACKTEST_FLIPS: Table = Table {
+    name: "backtest_flips",
+    from: "backtest_flips",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        nullable("row_id", "row_id", Kind::Text),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("stratum", "stratum", Kind::Text),
+        nullable("weight", "weight", Kind::Float),
+        column("direction", "direction", Kind::Text),
+        nullable("old_label", "old_label", Kind::Text),
+        nullable("old_reason", "old_reason", Kind::Text),
+        nullable("old_score", "old_score", Kind::Float),
+        column("old_rules", "old_rules", Kind::Words),
+        nullable("old_rationale", "old_rationale", Kind::Text),
+        nullable("new_label", "new_label", Kind::Text),
+        nullable("new_reason", "new_reason", Kind::Text),
+        nullable("new_score", "new_score", Kind::Float),
+        column("new_rules", "new_rules", Kind::Words),
+        nullable("new_rationale", "new_rationale", Kind::Text),
+    ],
+};
+
 /// Who may log in. The verifier is not a column.
 pub(super) static USERS: Table = Table {
     name: "users",

@@ -11,6 +11,7 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod backtests;
 mod calibrations;
 mod columns;
 mod create;
@@ -20,6 +21,7 @@ mod filter;
 mod index;
 mod open;
 mod overrides;
+mod quoted;
 mod readers;
 mod reading;
 mod records;
@@ -28,6 +30,7 @@ mod tables;
 mod users;
 mod writer;
 
+pub use backtests::{BacktestRow, FlipRow, Share, SideRow, Tested};
 pub use error::StoreError;
 pub use evaluations::{EvaluatedText, EvaluationRow};
 pub use records::{
@@ -204,7 +207,8 @@ impl Store {
     }
 
     /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides, its text in
-    /// evaluations. Labels and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// evaluations, text and rationales in backtests. Labels and scores stay. The freed bytes are overwritten, and the
+    /// write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
     pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
         let changed = self.write(Work::Erase(text_digest)).await?;
@@ -212,7 +216,8 @@ impl Store {
     }
 
     /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
-    /// calibrations, users (without their verifiers), evaluations, evaluation_rows. `check` judges what is inserted into overrides.
+    /// calibrations, users (without their verifiers), evaluations, evaluation_rows, backtests, backtest_flips. `check` judges
+    /// what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }

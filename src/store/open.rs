@@ -23,13 +23,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/2.sql"),
     include_str!("../../sql/store/3.sql"),
     include_str!("../../sql/store/4.sql"),
+    include_str!("../../sql/store/5.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 13] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -41,6 +42,8 @@ const PARTS: [&str; 11] = [
     "particulars",
     "evaluations",
     "evaluation_rows",
+    "backtests",
+    "backtest_flips",
 ];
 
 /// Bytes of SQLite's smallest page.

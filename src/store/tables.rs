@@ -5,8 +5,8 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, EVALUATION_ROWS, EVALUATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES,
-    Table, USERS, VERDICTS,
+    BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS, EVALUATION_ROWS, EVALUATIONS, OVERRIDES, POLICIES,
+    POLICY_VERSIONS, QUERIES, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -38,6 +38,8 @@ pub(super) fn all(
         &OVERRIDES,
         &QUERIES,
         &CALIBRATIONS,
+        &BACKTESTS,
+        &BACKTEST_FLIPS,
         &USERS,
         &EVALUATIONS,
         &EVALUATION_ROWS,

@@ -4,6 +4,7 @@
 //! While one commit waits for the disk the next group gathers, so that many callers share few waits. Work that fails is
 //! undone alone; a failed commit fails everybody in it, and nothing of it is kept.
 
+use super::backtests;
 use super::error::StoreError;
 use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
 use super::users::{self, UserRow};
@@ -461,6 +462,7 @@ impl Pen {
             "UPDATE overrides SET text = NULL, note = NULL
              WHERE text_digest = ?1 AND (text IS NOT NULL OR note IS NOT NULL)",
             "UPDATE evaluation_rows SET text = NULL WHERE text_digest = ?1 AND text IS NOT NULL",
+            backtests::ERASE,
         ];
         let mut changed = 0;
         for sql in blank {
