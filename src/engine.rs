@@ -8,7 +8,9 @@ mod calibrate;
 mod files;
 pub mod functions;
 mod judge;
+pub mod procedures;
 mod publish;
+mod relations;
 mod roots;
 pub mod script;
 mod session;
@@ -35,6 +37,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use functions::Function;
+use procedures::Procedure;
 use roots::Roots;
 use safeguard_udfs::{Summary, install};
 use std::path::PathBuf;
@@ -56,6 +59,7 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
     functions: Arc<Vec<Function>>,
+    procedures: Arc<Vec<Procedure>>,
 }
 
 impl Engine {
@@ -99,6 +103,13 @@ impl Engine {
         self
     }
 
+    /// The same engine, whose sessions have these procedures too.
+    #[must_use]
+    pub fn with_procedures(mut self, more: Vec<Procedure>) -> Engine {
+        Arc::make_mut(&mut self.procedures).extend(more);
+        self
+    }
+
     /// An engine over any backend.
     pub async fn with_backend(store: Store, backend: Arc<dyn Backend>) -> Result<Engine, Error> {
         let policies = Arc::new(registry(&store).await?);
@@ -107,6 +118,7 @@ impl Engine {
             Arc::new(move |policy: &str, label: &str| check_override(&policies, policy, label))
         };
         let tables = store.schema_provider(check);
+        let store_jobs = store.cron_provider();
         let model = backend.model().clone();
         let classifier = classify::stack(Arc::clone(&policies), store.clone(), backend);
         let engine = Engine {
@@ -114,10 +126,11 @@ impl Engine {
             policies,
             model,
             classifier,
-            catalogs: catalogs(tables)?,
+            catalogs: catalogs(tables, store_jobs)?,
             runtime: Roots::default().runtime()?,
             roots: Roots::default(),
             functions: Arc::new(vec![publish::function(), calibrate::function()]),
+            procedures: Arc::default(),
         };
         // The view is one of the shared schema, so that the first session makes it for all.
         engine
@@ -145,6 +158,7 @@ impl Engine {
         let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
         functions::register(&context, self, user);
+        procedures::register(&context, self, user);
         Session {
             engine: self.clone(),
             context,
@@ -177,11 +191,15 @@ impl Engine {
     }
 }
 
-/// The one catalog, with its schema for users' tables and the store's.
-fn catalogs(tables: Arc<dyn SchemaProvider>) -> Result<Arc<dyn CatalogProviderList>, Error> {
+/// The one catalog, with its schema for users' tables and the store's two.
+fn catalogs(
+    tables: Arc<dyn SchemaProvider>,
+    jobs: Arc<dyn SchemaProvider>,
+) -> Result<Arc<dyn CatalogProviderList>, Error> {
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema("public", Arc::new(MemorySchemaProvider::new()))?;
     catalog.register_schema("safeguard", tables)?;
+    catalog.register_schema("cron", jobs)?;
     let list = MemoryCatalogProviderList::new();
     list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     Ok(Arc::new(list))

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 /// Labels a text by its words: `bad` is bad. A score is sure of a text that says `sure` and wrong about one that says
 /// `odd`; a text that says `endless` is too long.
 #[derive(Debug)]
-struct Script {
+pub(crate) struct Script {
     identity: ModelIdentity,
     scored: AtomicU64,
     reasoned: AtomicU64,
@@ -27,7 +27,7 @@ struct Script {
 }
 
 impl Script {
-    fn new(digest: &str) -> Arc<Self> {
+    pub(crate) fn new(digest: &str) -> Arc<Self> {
         Arc::new(Self {
             identity: ModelIdentity {
                 name: "script".into(),
@@ -42,7 +42,7 @@ impl Script {
     }
 
     /// Texts scored and reasoned about since the last call.
-    fn asked(&self) -> (u64, u64) {
+    pub(crate) fn asked(&self) -> (u64, u64) {
         (self.scored.swap(0, Relaxed), self.reasoned.swap(0, Relaxed))
     }
 }
@@ -118,6 +118,7 @@ impl Run {
     async fn new(store: Store, digest: &str) -> Self {
         let script = Script::new(digest);
         let engine = Engine::with_backend(store, script.clone()).await.unwrap();
+        let engine = safeguard::jobs::complete(engine);
         let mut run = Self {
             script,
             session: engine.session("ann"),

@@ -4,6 +4,8 @@
 mod auto;
 /// Real PostgreSQL clients against the server.
 mod clients;
+/// Jobs that run by themselves: when, how often, and what is recorded of them.
+mod cron;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
@@ -12,6 +14,8 @@ mod models;
 mod parity;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
+/// The catalog that survives a restart.
+mod relations;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

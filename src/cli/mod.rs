@@ -118,6 +118,9 @@ async fn sql(args: args::Sql) -> ExitCode {
 async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
     let engine = jobs::open(config).await?;
     let session = engine.session(&config::local_user());
+    for line in engine.restore(&engine.session("safeguard")).await? {
+        say(&format!("WARNING:  {line}"));
+    }
     Ok((engine, session))
 }
 

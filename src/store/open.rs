@@ -22,13 +22,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/1.sql"),
     include_str!("../../sql/store/2.sql"),
     include_str!("../../sql/store/3.sql"),
+    include_str!("../../sql/store/7.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 13] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -38,6 +39,10 @@ const PARTS: [&str; 9] = [
     "calibrations",
     "users",
     "particulars",
+    "relations",
+    "cron_jobs",
+    "cron_runs",
+    "cron_state",
 ];
 
 /// Bytes of SQLite's smallest page.
