@@ -13,7 +13,7 @@
 //! | floor | |
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
-//! | 1 | [`config`]: settings and every limit by name |
+//! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML |
 //! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
@@ -48,5 +48,6 @@ pub mod jobs;
 pub mod model;
 pub mod models;
 pub mod policy;
+pub mod report;
 pub mod server;
 pub mod store;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 14] = [
+const FLOORS: [(&str, u32); 15] = [
     ("config", 1),
+    ("report", 1),
     ("policy", 2),
     ("model", 2),
     ("store", 2),

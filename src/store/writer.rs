@@ -34,8 +34,11 @@ pub(super) enum Work {
     /// Remove a user. Gives the rows removed.
     RemoveUser(String),
     /// Anything else, within the transaction.
-    Transact(Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>),
+    Transact(Transaction),
 }
+
+/// What is done within a transaction.
+pub(super) type Transaction = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 
 impl Work {
     fn rows(&self) -> usize {

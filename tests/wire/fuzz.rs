@@ -1,6 +1,8 @@
 //! Bytes that no client sends: whatever comes, the server answers or hangs up, and serves the next.
 //!
-//! `SAFEGUARD_FUZZ=100000` mutates so many messages instead of a few thousand.
+//! `SAFEGUARD_FUZZ=100000` mutates so many messages instead of a few thousand, and then looks at memory too: what the
+//! process holds after a fifth of them must be about what it holds at the end. (With few, other tests of the same process
+//! are louder.)
 
 use super::{Wire, config, simple};
 use std::time::Duration;
@@ -80,6 +82,44 @@ fn mutate(dice: &mut Dice, message: &mut Vec<u8>) {
     }
 }
 
+/// From so many messages on, memory is looked at.
+const WATCHED: usize = 100_000;
+/// MiB that may come and go between two looks: caches of the allocator and of threads.
+const SLACK: u64 = 48;
+
+/// Watches the memory of this process over a run.
+struct Growth {
+    first: Option<u64>,
+}
+
+impl Growth {
+    /// Pages of this process in memory, in MiB.
+    fn resident() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: u64 = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .unwrap_or(0);
+        (pages * 4096) >> 20
+    }
+
+    /// Takes the first look once a fifth is done.
+    fn look(&mut self, done: usize, all: usize) {
+        if self.first.is_none() && done * 5 >= all {
+            self.first = Some(Growth::resident());
+        }
+    }
+
+    fn check(self, what: &str) {
+        let (first, last) = (self.first.unwrap_or(0), Growth::resident());
+        if messages() >= WATCHED {
+            println!("{what}: {first} MiB after a fifth, {last} MiB at the end");
+            assert!(last <= first + SLACK, "{what}: from {first} to {last} MiB");
+        }
+    }
+}
+
 fn messages() -> usize {
     std::env::var("SAFEGUARD_FUZZ")
         .ok()
@@ -98,7 +138,9 @@ async fn mutated_messages_end_in_an_answer_or_a_closed_connection() {
     let corpus = corpus();
     let mut dice = Dice(42);
     let mut left = messages();
+    let mut growth = Growth { first: None };
     while left > 0 {
+        growth.look(messages() - left, messages());
         let mut stream = TcpStream::connect(wire.address).await.unwrap();
         let mut startup = b"\0\x03\0\0user\0eve\0\0".to_vec();
         startup.splice(0..0, (startup.len() as u32 + 4).to_be_bytes());
@@ -130,6 +172,7 @@ async fn mutated_messages_end_in_an_answer_or_a_closed_connection() {
         let talked = timeout(Duration::from_secs(20), talk).await;
         assert!(talked.is_ok(), "the server hangs on {bytes:?}");
     }
+    growth.check("messages");
     assert!(!wire.served.is_finished());
     assert_eq!(simple(&client, "SELECT 1").await, "1");
 }
@@ -155,7 +198,9 @@ async fn mutated_statements_end_in_an_answer() {
         simple(&client, "CREATE TABLE f (id BIGINT, body TEXT)").await,
         ""
     );
+    let mut growth = Growth { first: None };
     for round in 0..messages() / 10 {
+        growth.look(round, messages() / 10);
         let mut sql = statements[dice.roll(statements.len())].as_bytes().to_vec();
         mutate(&mut dice, &mut sql);
         let sql = String::from_utf8_lossy(&sql).replace('\0', " ");
@@ -166,5 +211,6 @@ async fn mutated_statements_end_in_an_answer() {
             client = wire.connect("ann").await.0;
         }
     }
+    growth.check("statements");
     assert_eq!(simple(&client, "SELECT 1").await, "1");
 }

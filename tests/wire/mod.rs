@@ -3,6 +3,7 @@
 mod answers;
 mod copies;
 mod cron;
+mod encrypted;
 mod fuzz;
 mod limits;
 mod logins;
@@ -20,7 +21,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::DbError;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket};
 
 /// A server of the test's own, with the embedded model.
 pub(crate) struct Wire {
@@ -101,7 +103,20 @@ impl Wire {
         &self,
         config: &Config,
     ) -> Result<(Client, UnboundedReceiver<DbError>), tokio_postgres::Error> {
-        let (client, mut connection) = config.connect(NoTls).await?;
+        self.connect_over(config, NoTls).await
+    }
+
+    /// The same over what `tls` makes of the connection.
+    pub async fn connect_over<T>(
+        &self,
+        config: &Config,
+        tls: T,
+    ) -> Result<(Client, UnboundedReceiver<DbError>), tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+    {
+        let (client, mut connection) = config.connect(tls).await?;
         let (sender, notices) = unbounded_channel();
         let end = tokio::spawn(async move {
             let mut messages =
