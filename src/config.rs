@@ -2,7 +2,7 @@
 
 mod serve;
 
-pub use serve::{Role, ServeConfig, ServeOptions, TlsFiles};
+pub use serve::{CronConfig, Role, ServeConfig, ServeOptions, TlsFiles};
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -140,6 +140,28 @@ pub const SERVER_KEEPALIVE_SECONDS: u64 = 60;
 pub const SERVER_REFUSALS_MAX: usize = 64;
 /// Milliseconds that a connection beyond the limit has to say who it is.
 pub const SERVER_REFUSAL_MS: u64 = 5_000;
+
+/// Jobs that run at once in one process, each at most once: pg_cron's number.
+pub const CRON_RUNNING_MAX: usize = 32;
+/// Runs of one job that wait because it runs already; a time that is due beyond them is recorded as missed.
+pub const CRON_WAITING_MAX: usize = 60;
+/// Minutes that a process which was not asleep or stopped may be late and still runs everything that was due: pg_cron's.
+pub const CRON_LATE_MINUTES_MAX: i64 = 5;
+/// Minutes by which clocks are put forward or back for a season; a larger step changes nothing of when jobs run: cron's.
+pub const CRON_SHIFT_MINUTES_MAX: i64 = 180;
+/// Days ahead in which the next time of a schedule is looked for. The rarest, a 29th of February on a given weekday, comes
+/// within 40 years.
+pub const CRON_AHEAD_DAYS_MAX: i64 = 366 * 41;
+/// Missed times of one job that are counted.
+pub const CRON_MISSED_MAX: u64 = 100_000;
+/// Milliseconds between two looks at the jobs.
+pub const CRON_LOOK_MS: u64 = 1_000;
+/// Notices kept of one run.
+pub const CRON_NOTICES_MAX: usize = 100;
+/// Bytes of a schedule.
+pub const CRON_SCHEDULE_BYTES_MAX: usize = 1_000;
+/// Days for which runs are kept, where the settings say nothing.
+pub const CRON_HISTORY_DAYS: u32 = 30;
 
 /// Where the server listens.
 pub const SERVER_LISTEN: &str = "127.0.0.1:5433";

@@ -125,6 +125,9 @@ async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error>
         say(&line);
     }
     let session = engine.session(&config::local_user());
+    for line in engine.restore(&engine.session("safeguard")).await? {
+        say(&format!("WARNING:  {line}"));
+    }
     Ok((engine, session))
 }
 

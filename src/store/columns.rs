@@ -298,6 +298,64 @@ pub(super) static BACKTEST_FLIPS: Table = Table {
     ],
 };
 
+/// What SQL made beside data.
+pub(super) static RELATIONS: Table = Table {
+    name: "relations",
+    from: "relations",
+    join: "",
+    columns: &[
+        column("position", "position", Kind::Int),
+        column("kind", "kind", Kind::Text),
+        column("schema", "\"schema\"", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("sql", "sql", Kind::Text),
+        column("created_by", "created_by", Kind::Text),
+        column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// Jobs, as pg_cron shows them. They run in this program itself, so that there is no port.
+pub(super) static JOB: Table = Table {
+    name: "job",
+    from: "cron_jobs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("schedule", "schedule", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("nodename", "'localhost'", Kind::Text),
+        nullable("nodeport", "NULL", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("active", "active", Kind::Bool),
+        nullable("jobname", "jobname", Kind::Text),
+    ],
+};
+
+/// Runs, as pg_cron shows them, and behind that what a run asked and said, and when it was due.
+pub(super) static JOB_RUN_DETAILS: Table = Table {
+    name: "job_run_details",
+    from: "cron_runs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("runid", "runid", Kind::Int),
+        nullable("job_pid", "job_pid", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("status", "status", Kind::Text),
+        nullable("return_message", "return_message", Kind::Text),
+        nullable("start_time", "start_time", Kind::Time),
+        nullable("end_time", "end_time", Kind::Time),
+        nullable("rows", "\"rows\"", Kind::Int),
+        nullable("asked", "asked", Kind::Int),
+        nullable("undecided", "undecided", Kind::Int),
+        column("notices", "notices", Kind::Words),
+        column("due_time", "due", Kind::Time),
+    ],
+};
+
 /// Who may log in. The verifier is not a column.
 pub(super) static USERS: Table = Table {
     name: "users",

@@ -15,28 +15,36 @@ mod backtests;
 mod calibrations;
 mod columns;
 mod create;
+mod cron;
 mod error;
 mod evaluations;
 mod filter;
 mod index;
 mod open;
 mod overrides;
+mod presence;
 mod quoted;
 mod readers;
 mod reading;
 mod records;
+mod relations;
 mod scan;
 mod tables;
 mod users;
 mod writer;
 
 pub use backtests::{BacktestRow, FlipRow, Share, SideRow, Tested};
+pub use cron::{
+    Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,
+};
 pub use error::StoreError;
 pub use evaluations::{EvaluatedText, EvaluationRow};
+pub use presence::Presence;
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
 };
+pub use relations::RelationRow;
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
@@ -225,7 +233,12 @@ impl Store {
     /// The store's tables as a schema that takes further tables and views beside them, but neither replaces nor drops
     /// the store's own.
     pub fn schema_provider(&self, check: OverrideCheck) -> Arc<StoreSchema> {
-        Arc::new(StoreSchema::new(self.tables(check)))
+        Arc::new(StoreSchema::new("safeguard", self.tables(check)))
+    }
+
+    /// The schema `cron`: its jobs and their runs, and whatever is put beside them.
+    pub fn cron_provider(&self) -> Arc<StoreSchema> {
+        Arc::new(StoreSchema::new("cron", tables::cron(self)))
     }
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {

@@ -24,13 +24,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/3.sql"),
     include_str!("../../sql/store/4.sql"),
     include_str!("../../sql/store/5.sql"),
+    include_str!("../../sql/store/7.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 17] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -44,6 +45,10 @@ const PARTS: [&str; 13] = [
     "evaluation_rows",
     "backtests",
     "backtest_flips",
+    "relations",
+    "cron_jobs",
+    "cron_runs",
+    "cron_state",
 ];
 
 /// Bytes of SQLite's smallest page.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod copies;
+mod cron;
 mod encrypted;
 mod fuzz;
 mod limits;
@@ -58,7 +59,7 @@ impl Wire {
         let backend: Arc<Local> = Arc::clone(&model);
         let engine = Engine::with_backend(store, backend).await.unwrap();
         let roots = config.engine.content_roots.clone();
-        let engine = engine.with_roots(roots).unwrap();
+        let engine = safeguard::jobs::complete(engine.with_roots(roots).unwrap());
         let shared = Arc::new(Shared::new(engine, config).await.unwrap());
         let server = Server::bind(Arc::clone(&shared)).await.unwrap();
         let address = server.address();
