@@ -71,6 +71,49 @@ pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
 
+/// Rows of one chunk of a backfill: what is claimed, judged and committed together; DESIGN 13.
+pub const BACKFILL_CHUNK_ROWS: usize = 256;
+/// Bytes of texts of one chunk; a chunk ends at it or at its rows.
+pub const BACKFILL_CHUNK_BYTES: usize = 4 << 20;
+/// Chunks of a backfill that are spooled in one commit.
+pub const BACKFILL_SPOOL_CHUNKS: usize = 16;
+/// Above this many rows a backfill must be given a note.
+pub const BACKFILL_ROWS_WITHOUT_NOTE: u64 = 10_000;
+/// Texts by which the tokens of a backfill are estimated.
+pub const BACKFILL_ESTIMATE_TEXTS: usize = 256;
+/// Chunks that one process works on at once.
+pub const BACKFILL_WORKERS: usize = 2;
+/// Milliseconds that a claim on work holds without being renewed; after a kill, how long its chunk waits.
+pub const BACKFILL_LEASE_MS: u64 = 30_000;
+/// Milliseconds between two looks of a worker at whether its work is still wanted; leases are renewed with them.
+pub const BACKFILL_WATCH_MS: u64 = 1_000;
+/// Milliseconds between two looks for work that another process may have left.
+pub const BACKFILL_POLL_MS: u64 = 1_000;
+/// Times that a text whose question fails is asked before it is given up.
+pub const BACKFILL_TRIES_MAX: u32 = 5;
+/// Texts of one chunk that must all fail for the backend to be blamed, whatever went before.
+pub const BACKFILL_FAULT_TEXTS: usize = 8;
+/// Failures of the backend in a row after which the texts of a smaller chunk are blamed too.
+pub const BACKFILL_SETBACKS_MAX: u32 = 20;
+/// Milliseconds before the second try; doubled for each further one.
+pub const BACKFILL_PAUSE_MS: u64 = 1_000;
+/// Milliseconds between two tries at the most.
+pub const BACKFILL_PAUSE_MS_MAX: u64 = 60_000;
+/// Milliseconds over which the rate of a backfill is measured.
+pub const BACKFILL_RATE_MS: u64 = 60_000;
+/// Rows of a control sample at the least.
+pub const BACKFILL_CONTROL_MIN: usize = 200;
+/// One in this many rows is in a control sample, where that is more.
+pub const BACKFILL_CONTROL_ONE_IN: usize = 100;
+/// Rows of a control sample at the most; they are held in memory while a source is read.
+pub const BACKFILL_CONTROL_MAX: usize = 2_000;
+/// Texts that wait in the queue of `safeguard.answer = queue`.
+pub const QUEUE_ROWS_MAX: u64 = 1_000_000;
+/// Bytes of one text that waits there; a longer one has more than [`TEXT_TOKENS_MAX`] tokens.
+pub const QUEUE_TEXT_BYTES_MAX: usize = 1 << 20;
+/// Policies, modes and efforts that texts wait for at once.
+pub const QUEUE_JUDGES_MAX: u64 = 1_000;
+
 /// Share of right labels that a calibration asks of scores, where nobody says another.
 pub const CALIBRATION_TARGET: f64 = 0.95;
 /// Chance that a calibration trusts scores that do not deserve it.

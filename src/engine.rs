@@ -183,6 +183,14 @@ impl Engine {
         &self.policies
     }
 
+    /// Takes in versions of policies that other processes published since this one opened the store.
+    ///
+    /// # Errors
+    /// The store fails; a version in it cannot be used.
+    pub async fn learn_policies(&self) -> Result<(), Error> {
+        policies::refresh(&self.policies, &self.store).await
+    }
+
     /// What the model is.
     pub fn model(&self) -> &ModelIdentity {
         &self.model

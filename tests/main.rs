@@ -2,6 +2,8 @@
 
 /// Mode auto through the whole program, on a scripted backend.
 mod auto;
+/// Backfills and the queue on a scripted backend, killed and failing.
+mod backfills;
 /// Real PostgreSQL clients against the server.
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.

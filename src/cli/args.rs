@@ -2,9 +2,11 @@
 //!
 //! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
 
+mod job;
 mod policy;
 mod server;
 
+pub(super) use job::{Job, JobRun};
 pub(super) use policy::{Policy, Test};
 pub(super) use server::{PasswordFrom, Serve, User};
 
@@ -39,6 +41,9 @@ pub(super) enum Command {
     /// Say who may log in to the server; works beside a running one
     #[command(subcommand)]
     User(User),
+    /// Work that outlives a statement
+    #[command(subcommand)]
+    Job(Job),
     /// Work on policies: publish, compare, test
     #[command(subcommand)]
     Policy(Policy),

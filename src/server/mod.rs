@@ -40,8 +40,8 @@ mod workers;
 use crate::config::{Role, ServeConfig};
 use crate::engine::{self, Engine};
 use crate::error::Error;
-use crate::jobs;
 use crate::jobs::cron::{Host, Scheduler};
+use crate::jobs::{self, pace::Pace};
 use cancel::Registry;
 use catalog::{Catalog, Facts};
 use connection::Shutdown;
@@ -178,9 +178,20 @@ pub async fn serve(
     tokio::spawn(signals(Arc::clone(&shared), shutdown.clone(), say));
     let scheduler = Scheduler::new(shared.engine.clone(), shared.config.cron)?;
     let jobs = scheduler.within(shared.host()).run(shutdown.soft.clone());
+    let background = tokio::spawn(background(Arc::clone(&shared), shutdown.clone()));
     // Commands compute as statements do, and on the same threads.
     tokio::join!(shared.workers.run(jobs), server.run(shutdown));
+    if let Err(ended) = background.await {
+        tracing::error!("bug: background work ended: {ended}");
+    }
     Ok(())
+}
+
+/// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
+async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
+    let engine = shared.engine.clone();
+    let work = jobs::runner::run(engine, Pace::default(), shutdown.soft);
+    shared.workers.run(work).await;
 }
 
 #[cfg(unix)]

@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 use std::sync::Arc;
 
 /// Columns of the store's tables that hold what people wrote or what a model said of it: not for readers.
-const WITHHELD: [(&str, &[&str]); 10] = [
+const WITHHELD: [(&str, &[&str]); 12] = [
     ("verdicts", &["rationale", "rules"]),
     ("queries", &["statement"]),
     ("overrides", &["text", "note", "reviewer"]),
@@ -43,6 +43,8 @@ const WITHHELD: [(&str, &[&str]); 10] = [
     ("relations", &["sql"]),
     ("job", &["command"]),
     ("job_run_details", &["command", "return_message", "notices"]),
+    ("backfills", &["source", "note", "reason"]),
+    ("backfill_failures", &["id", "last_error"]),
 ];
 
 /// The functions whose answers hold such columns.

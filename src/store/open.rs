@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/3.sql"),
     include_str!("../../sql/store/4.sql"),
     include_str!("../../sql/store/5.sql"),
+    include_str!("../../sql/store/6.sql"),
     include_str!("../../sql/store/7.sql"),
 ];
 
@@ -31,7 +32,7 @@ const MIGRATIONS: &[&str] = &[
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 17] = [
+const PARTS: [&str; 23] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -49,6 +50,12 @@ const PARTS: [&str; 17] = [
     "cron_jobs",
     "cron_runs",
     "cron_state",
+    "backfills",
+    "backfill_chunks",
+    "backfill_marks",
+    "backfill_failures",
+    "queue_judges",
+    "queue",
 ];
 
 /// Bytes of SQLite's smallest page.

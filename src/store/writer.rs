@@ -8,6 +8,7 @@ use super::backtests;
 use super::error::StoreError;
 use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
 use super::users::{self, UserRow};
+use super::{queue, settling};
 use crate::config::{STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -463,8 +464,11 @@ impl Pen {
              WHERE text_digest = ?1 AND (text IS NOT NULL OR note IS NOT NULL)",
             "UPDATE evaluation_rows SET text = NULL WHERE text_digest = ?1 AND text IS NOT NULL",
             backtests::ERASE,
+            "UPDATE backfill_failures SET id = NULL, last_error = NULL
+             WHERE text_digest = ?1 AND (id IS NOT NULL OR last_error IS NOT NULL)",
         ];
-        let mut changed = 0;
+        let mut changed = settling::erase(&self.connection, text_digest)?;
+        changed += queue::erase(&self.connection, text_digest)?;
         for sql in blank {
             changed += self
                 .connection
