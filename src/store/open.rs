@@ -29,7 +29,7 @@ const MIGRATIONS: &[&str] = &[
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -41,6 +41,7 @@ const PARTS: [&str; 11] = [
     "particulars",
     "backtests",
     "backtest_flips",
+    "backtest_draws",
 ];
 
 /// Bytes of SQLite's smallest page.
