@@ -92,7 +92,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "SELECT * FROM safeguard_publish('mine')",
-        "42000: safeguard_publish(name, text [, note]) takes two or three text literals",
+        "42000: safeguard_publish(name, text [, note]): argument \"text\" is missing",
     ),
     // Content.
     (

@@ -62,3 +62,10 @@ CREATE TABLE backtest_flips (
 ) STRICT;
 CREATE INDEX backtest_flips_backtest ON backtest_flips (backtest);
 CREATE INDEX backtest_flips_text ON backtest_flips (text_digest);
+
+-- When a sample was first drawn: the key is a digest over the old version, model, mode, effort, source and seed. What was
+-- judged since then does not change the strata of that sample, or the sample itself would.
+CREATE TABLE backtest_draws (
+    key      BLOB PRIMARY KEY CHECK (length(key) = 32),
+    drawn_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

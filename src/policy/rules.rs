@@ -7,7 +7,6 @@
 use super::Policy;
 use crate::config::POLICY_RULE_CODE_BYTES_MAX;
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A numbered clause of a policy.
@@ -17,22 +16,6 @@ pub struct Rule {
     pub code: Arc<str>,
     /// What it says, on one line; may be empty when the front matter gives the code alone.
     pub clause: String,
-}
-
-/// Codes of the rules of `old` whose clause `new` says otherwise, or that it does not have, in the order of `old`. Space
-/// counts for nothing.
-pub fn changed_rules(old: &Policy, new: &Policy) -> Vec<Arc<str>> {
-    let words = |rule: &Rule| rule.clause.split_whitespace().map(str::to_owned).collect();
-    let said: HashMap<&str, Vec<String>> = new
-        .rules
-        .iter()
-        .map(|rule| (&*rule.code, words(rule)))
-        .collect();
-    let changed = old
-        .rules
-        .iter()
-        .filter(|rule| said.get(&*rule.code) != Some(&words(rule)));
-    changed.map(|rule| Arc::clone(&rule.code)).collect()
 }
 
 /// Whether a front matter may declare this code: a letter first, a digit somewhere, nothing but letters, digits, `.`,

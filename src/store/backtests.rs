@@ -143,6 +143,24 @@ impl Store {
         .await
     }
 
+    /// When the sample of this key was first drawn: now (microseconds since 1970-01-01 UTC) where it never was, which is
+    /// then kept.
+    ///
+    /// # Errors
+    /// The file cannot be written to.
+    pub async fn drawn_at(&self, key: Digest, now: i64) -> Result<i64, StoreError> {
+        self.transact(move |writer| {
+            let draw = "INSERT INTO backtest_draws (key, drawn_at) VALUES (?1, ?2)
+                        ON CONFLICT (key) DO NOTHING";
+            writer.prepare_cached(draw)?.execute(params![key, now])?;
+            let drawn = "SELECT drawn_at FROM backtest_draws WHERE key = ?1";
+            writer
+                .prepare_cached(drawn)?
+                .query_row([key], |row| row.get(0))
+        })
+        .await
+    }
+
     /// The noise floor beside two versions (digests of policies) under a model: of the latest backtest of the two that
     /// measured it, with its id; else of the latest of the old version against any other, since the floor is the old
     /// one's.
@@ -364,6 +382,14 @@ mod tests {
                 .len(),
             0
         );
+    }
+
+    #[tokio::test]
+    async fn a_sample_is_drawn_once() {
+        let store = Store::ephemeral().unwrap();
+        for (key, now, want) in [(1, 7, 7), (1, 9, 7), (2, 9, 9), (1, 3, 7)] {
+            assert_eq!(store.drawn_at([key; 32], now).await.unwrap(), want);
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The verdict store: the only files that touch verdicts on disk.
 //!
 //! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
-//! of policies, overrides, calibrations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
+//! of policies, overrides, calibrations, evaluations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
 //! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
 //! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
 //! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.

@@ -67,7 +67,8 @@ fn estimated(rows: &[Row], favoured: &[bool], sample: usize, seed: u64) -> (Figu
     (figure, seen.len() as u64)
 }
 
-/// 100,000 rows of which 0.5% flip, wherever they are: the truth is within the interval for 93 seeds of 100 or more.
+/// 100,000 rows of which 0.5% flip, wherever they are: the truth is within the interval for 93 seeds of 100 or more
+/// (of 200, so that luck decides less).
 #[test]
 fn the_interval_holds_the_truth() {
     let shapes = [
@@ -127,7 +128,7 @@ fn the_interval_holds_the_truth() {
             .map(|(_, _, favoured)| *favoured)
             .collect();
         let (mut held, mut sum, mut width) = (0, 0.0, 0.0);
-        for seed in 0..100 {
+        for seed in 0..200 {
             let (figure, sampled) = estimated(&rows, &favoured, shape.sample, seed);
             assert_eq!(sampled, shape.sample as u64);
             let Estimate { share, interval } = figure.estimate.unwrap();
@@ -136,14 +137,14 @@ fn the_interval_holds_the_truth() {
             width += interval.high - interval.low;
         }
         let what = shape.what;
-        assert!(held >= 93, "{what}: {held} of 100");
+        assert!(held >= 186, "{what}: {held} of 200");
         // Neither by always saying "anything" nor by being off: the figure is right on average, the interval is narrow.
         assert!(
-            (sum / 100.0 - truth).abs() < 0.000_5,
+            (sum / 200.0 - truth).abs() < 0.000_5,
             "{what}: {}",
-            sum / 100.0
+            sum / 200.0
         );
-        assert!(width / 100.0 < 0.025, "{what}: {}", width / 100.0);
+        assert!(width / 200.0 < 0.025, "{what}: {}", width / 200.0);
     }
 }
 

@@ -41,6 +41,9 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// Rows that could be asked again for each one that there is: so many that those that were are a few of them.
+const WITHOUT_END: u64 = 1 << 20;
+
 /// The rule of a change whose verdicts cite none.
 const NO_RULE: &str = "none cited";
 
@@ -144,9 +147,10 @@ impl Report<'_> {
         let asked = |row: &&Sampled| self.again.contains_key(&row.text);
         let rows: Vec<&Sampled> = self.survey.rows.iter().filter(asked).collect();
         let seen: Vec<Seen> = rows.iter().map(|row| seen(row)).collect();
+        // Asked often enough, any row may change: that all rows were asked once more makes nothing certain.
         let looked_at: Vec<u64> = (0..populations.len())
             .map(|at| match seen.iter().any(|row| row.stratum == at) {
-                true => populations[at],
+                true => populations[at].saturating_mul(WITHOUT_END),
                 false => 0,
             })
             .collect();

@@ -2,6 +2,10 @@
 //!
 //! Takes a query, gives rows by stratum: allowed, each violating label, undecided, not judged yet, times the values of
 //! another column. Looks up what is stored and asks nobody. Holds the sample, never the source.
+//!
+//! *The same call, the same sample*: a row's chance comes from its own bytes, the seed, the source and the old version, so
+//! that nothing depends on the order of rows. What was judged after the first call of its kind counts as not judged yet:
+//! were it otherwise, the first sample would be a part of the next one's strata, and of those rows that chance favours.
 
 use super::allot::{Room, allot};
 use super::strata::{Strata, Stratum, chance};
@@ -11,12 +15,13 @@ use crate::config::{BACKTEST_SAMPLE_BYTES_MAX, BACKTEST_STRATA_VALUES_MAX};
 use crate::engine::functions::Call;
 use crate::engine::{Asking, Session};
 use crate::error::Error;
+use crate::store::{Digest, now};
 use datafusion::arrow::array::{Array, AsArray, Float64Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::DataFusionError;
 use futures::TryStreamExt;
-use safeguard_udfs::{Answer, Decision, SafeguardSettings, Statement};
+use safeguard_udfs::{Answer, Decision, SafeguardSettings, Statement, Undecided, Verdict};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -60,7 +65,12 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(decision: &Decision) -> Standing {
+    /// `drawn_at`: what was judged then or later was not judged when the sample was first drawn.
+    fn of(decision: &Decision, drawn_at: i64) -> Standing {
+        let (Ok(Verdict { provenance, .. }) | Err(Undecided { provenance, .. })) = decision;
+        if provenance.judged_at >= drawn_at {
+            return Standing::NotJudged;
+        }
         match decision {
             Ok(verdict) if verdict.violates => Standing::Violates(Arc::clone(&verdict.label)),
             Ok(verdict) => Standing::Allowed(Arc::clone(&verdict.label)),
@@ -128,10 +138,12 @@ pub async fn take(
         }),
         fresh: false,
     };
+    let key = draw_key(call, given);
+    let drawn_at = call.engine.store().drawn_at(key, now()).await?;
     let mut reading = Reading {
         strata: Strata::new(given.sample, BACKTEST_SAMPLE_BYTES_MAX),
         values: BTreeSet::new(),
-        seed: seed_key(given.seed),
+        key,
         weighted: source.weight.is_some(),
         stratified: given.strata.clone(),
         rows: 0,
@@ -146,7 +158,8 @@ pub async fn take(
         // On an account of its own: what is merely looked up is nothing that the statement wanted judged.
         let lookups = Statement::new(asking.settings.as_ref().clone());
         let decisions = call.engine.judge(&asking, &texts, &lookups).await?;
-        let standings: Vec<Standing> = decisions.iter().map(Standing::of).collect();
+        let standing = |decision| Standing::of(decision, drawn_at);
+        let standings: Vec<Standing> = decisions.iter().map(standing).collect();
         for row in 0..batch.num_rows() {
             let text = &texts[places[row]];
             reading.row(&columns, row, text, &standings[places[row]])?;
@@ -156,10 +169,22 @@ pub async fn take(
     Ok(reading.finish(given.sample))
 }
 
-fn seed_key(seed: i64) -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key
+/// What a sample depends on beside its rows and its size.
+fn draw_key(call: &Call, given: &Given) -> Digest {
+    let settings = call.settings();
+    let mut hasher = blake3::Hasher::new();
+    for part in [
+        &*given.old.version.digest,
+        &*call.engine.model().digest,
+        settings.mode.as_str(),
+        settings.effort.as_str(),
+        &*given.source,
+        &given.seed.to_string(),
+    ] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// A batch of the query.
@@ -213,7 +238,7 @@ type Row = (Option<String>, Arc<str>);
 struct Reading {
     strata: Strata<Key, Row>,
     values: BTreeSet<Arc<str>>,
-    seed: [u8; 32],
+    key: Digest,
     weighted: bool,
     stratified: Option<String>,
     rows: u64,
@@ -279,7 +304,7 @@ impl Reading {
     /// From the row's own bytes, so that the order of rows does not matter; from its place where nothing tells it apart
     /// from a row of the same text.
     fn chance(&self, id: Option<&str>, text: &str) -> f64 {
-        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
         match id {
             Some(id) => {
                 hasher.update(&(id.len() as u64).to_le_bytes());
