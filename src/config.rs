@@ -152,6 +152,8 @@ pub const BACKTEST_FLIPS_MAX: usize = 1_000;
 pub const BACKTEST_NOISE_ROWS: usize = 200;
 /// How often each of them.
 pub const BACKTEST_REPEATS_MAX: usize = 20;
+/// Texts that one report shows.
+pub const REPORT_EXAMPLES_MAX: usize = 200;
 /// Different values that a comparison of stored verdicts counts by.
 pub const DIFF_GROUPS_MAX: usize = 10_000;
 /// Hexadecimal digits that tell one verdict from others.
@@ -257,6 +259,20 @@ pub struct Config {
     pub content_roots: Option<Vec<PathBuf>>,
     /// A folder of policies of the user's.
     pub policies: Option<PathBuf>,
+}
+
+impl Config {
+    /// The embedded model over a store, for what asks nothing.
+    pub fn embedded(data_dir: PathBuf) -> Config {
+        Config {
+            data_dir: Some(data_dir),
+            model: "nano".to_owned(),
+            models_dir: models_dir(),
+            allow_swap: false,
+            content_roots: None,
+            policies: None,
+        }
+    }
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.

@@ -11,6 +11,7 @@ mod evaluate;
 pub mod evaluation;
 mod measure;
 pub mod replay;
+pub mod report;
 pub mod source;
 pub mod stats;
 mod subject;

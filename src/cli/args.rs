@@ -4,10 +4,12 @@
 
 mod job;
 mod policy;
+mod report;
 mod server;
 
 pub(super) use job::{Job, JobRun};
 pub(super) use policy::{Policy, Test};
+pub(super) use report::{Report, ReportOn};
 pub(super) use server::{PasswordFrom, Serve, User};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -44,6 +46,8 @@ pub(super) enum Command {
     /// Work that outlives a statement
     #[command(subcommand)]
     Job(Job),
+    /// Write what was found as a page of HTML
+    Report(Report),
     /// Work on policies: publish, compare, test
     #[command(subcommand)]
     Policy(Policy),

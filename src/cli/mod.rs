@@ -15,6 +15,7 @@ mod policies;
 mod policy_test;
 mod progress;
 mod prompt;
+mod report;
 mod script;
 mod serve;
 mod shell;
@@ -57,6 +58,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::User(command) => users::run(command).await,
         Command::Job(command) => jobs::run(command).await,
         Command::Policy(command) => policies::run(command).await,
+        Command::Report(args) => report::run(args).await,
         Command::Model(command) => models::run(command),
     }
 }

@@ -272,6 +272,40 @@ pub(super) static BACKTESTS: Table = Table {
     ],
 };
 
+/// What each line of a backtest's answer said.
+pub(super) static BACKTEST_FINDINGS: Table = Table {
+    name: "backtest_findings",
+    from: "backtest_findings",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        column("place", "place", Kind::Int),
+        column("section", "section", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        nullable(
+            "projected_rows",
+            "CAST(round(share * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_low",
+            "CAST(round(share_low * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_high",
+            "CAST(round(share_high * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+    ],
+};
+
 /// Sampled rows that changed.
 pub(super) static BACKTEST_FLIPS: Table = Table {
     name: "backtest_flips",

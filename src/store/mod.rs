@@ -39,7 +39,7 @@ mod users;
 mod writer;
 
 pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
-pub use backtests::{BacktestRow, FlipRow, Share, SideRow, Tested};
+pub use backtests::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested};
 pub use chunks::{Claimant, Claimed, SpoolJob};
 pub use cron::{
     Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,

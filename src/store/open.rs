@@ -32,7 +32,7 @@ const MIGRATIONS: &[&str] = &[
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 24] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -45,6 +45,7 @@ const PARTS: [&str; 23] = [
     "evaluations",
     "evaluation_rows",
     "backtests",
+    "backtest_findings",
     "backtest_flips",
     "relations",
     "cron_jobs",
