@@ -2,16 +2,20 @@
 //!
 //! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
 //! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
-//! results with `table` and `value`; `models` does what concerns model folders, `jobs` what runs in the background. Knows the engine's sessions, the
-//! policies' lint, the models and the server's users, and decides nothing about any of them.
+//! results with `table` and `value`; `models` does what concerns model folders, `policies` and `policy_test` what
+//! concerns policies, `jobs` what runs in the background. Knows the engine's sessions, the policies' lint and their
+//! registry, the models and the server's users, and decides nothing about any of them.
 
 mod args;
 mod interrupt;
 mod jobs;
 mod models;
 mod output;
+mod policies;
+mod policy_test;
 mod progress;
 mod prompt;
+mod report;
 mod script;
 mod serve;
 mod shell;
@@ -53,7 +57,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::User(command) => users::run(command).await,
         Command::Job(command) => jobs::run(command).await,
-        Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
+        Command::Policy(command) => policies::run(command).await,
+        Command::Report(args) => report::run(args).await,
         Command::Model(command) => models::run(command),
     }
 }
@@ -85,6 +90,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        policies: args.policies,
     };
     let ephemeral = config.data_dir.is_none();
     let (engine, session, beside) = match open(config, ephemeral).await {
@@ -127,6 +133,12 @@ async fn run_scripts(shell: &mut Shell, scripts: &[String]) -> ExitCode {
 
 async fn open(config: Config, ephemeral: bool) -> Result<(Engine, Session, Beside), Error> {
     let engine = crate::jobs::open(config).await?;
+    for line in engine.take_policies().await? {
+        say(&line);
+    }
+    for line in engine.restore(&engine.session("safeguard")).await? {
+        say(&format!("WARNING:  {line}"));
+    }
     let user = config::local_user();
     let session = engine.session(&user);
     let beside = Beside::start(&engine, &user, ephemeral).await?;
@@ -196,7 +208,10 @@ fn policy_source(path: &Path) -> Result<String, String> {
     let unread = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let mut source = String::new();
     let limit = POLICY_BYTES_MAX as u64 + 1;
-    let file = std::fs::File::open(path).map_err(unread)?;
+    let file: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(std::fs::File::open(path).map_err(unread)?),
+    };
     file.take(limit)
         .read_to_string(&mut source)
         .map_err(unread)?;

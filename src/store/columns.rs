@@ -231,6 +231,165 @@ pub(super) static CALIBRATIONS: Table = Table {
     ],
 };
 
+/// What each backtest estimated.
+pub(super) static BACKTESTS: Table = Table {
+    name: "backtests",
+    from: "backtests",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("old_policy", "old_policy", Kind::Text),
+        column("old_version", "old_version", Kind::Int),
+        column("old_digest", "old_digest", Kind::Text),
+        column("new_policy", "new_policy", Kind::Text),
+        column("new_version", "new_version", Kind::Int),
+        column("new_digest", "new_digest", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("sample", "sample", Kind::Int),
+        column("seed", "seed", Kind::Int),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        column("noise_sampled", "noise_sampled", Kind::Int),
+        column("noise_repeats", "noise_repeats", Kind::Int),
+        nullable("noise_share", "noise_share", Kind::Float),
+        nullable("noise_low", "noise_low", Kind::Float),
+        nullable("noise_high", "noise_high", Kind::Float),
+        column("asked", "asked", Kind::Int),
+        nullable("tokens", "tokens", Kind::Int),
+        nullable("hours", "hours", Kind::Float),
+        column("seconds", "seconds", Kind::Float),
+        column("backtested_at", "backtested_at", Kind::Time),
+        column("backtested_by", "backtested_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+    ],
+};
+
+/// What each line of a backtest's answer said.
+pub(super) static BACKTEST_FINDINGS: Table = Table {
+    name: "backtest_findings",
+    from: "backtest_findings",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        column("place", "place", Kind::Int),
+        column("section", "section", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        nullable(
+            "projected_rows",
+            "CAST(round(share * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_low",
+            "CAST(round(share_low * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_high",
+            "CAST(round(share_high * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+    ],
+};
+
+/// Sampled rows that changed.
+pub(super) static BACKTEST_FLIPS: Table = Table {
+    name: "backtest_flips",
+    from: "backtest_flips",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        nullable("row_id", "row_id", Kind::Text),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("stratum", "stratum", Kind::Text),
+        nullable("weight", "weight", Kind::Float),
+        column("direction", "direction", Kind::Text),
+        nullable("old_label", "old_label", Kind::Text),
+        nullable("old_reason", "old_reason", Kind::Text),
+        nullable("old_score", "old_score", Kind::Float),
+        column("old_rules", "old_rules", Kind::Words),
+        nullable("old_rationale", "old_rationale", Kind::Text),
+        nullable("new_label", "new_label", Kind::Text),
+        nullable("new_reason", "new_reason", Kind::Text),
+        nullable("new_score", "new_score", Kind::Float),
+        column("new_rules", "new_rules", Kind::Words),
+        nullable("new_rationale", "new_rationale", Kind::Text),
+    ],
+};
+
+/// What SQL made beside data.
+pub(super) static RELATIONS: Table = Table {
+    name: "relations",
+    from: "relations",
+    join: "",
+    columns: &[
+        column("position", "position", Kind::Int),
+        column("kind", "kind", Kind::Text),
+        column("schema", "\"schema\"", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("sql", "sql", Kind::Text),
+        column("created_by", "created_by", Kind::Text),
+        column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// Jobs, as pg_cron shows them. They run in this program itself, so that there is no port.
+pub(super) static JOB: Table = Table {
+    name: "job",
+    from: "cron_jobs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("schedule", "schedule", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("nodename", "'localhost'", Kind::Text),
+        nullable("nodeport", "NULL", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("active", "active", Kind::Bool),
+        nullable("jobname", "jobname", Kind::Text),
+    ],
+};
+
+/// Runs, as pg_cron shows them, and behind that what a run asked and said, and when it was due.
+pub(super) static JOB_RUN_DETAILS: Table = Table {
+    name: "job_run_details",
+    from: "cron_runs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("runid", "runid", Kind::Int),
+        nullable("job_pid", "job_pid", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("status", "status", Kind::Text),
+        nullable("return_message", "return_message", Kind::Text),
+        nullable("start_time", "start_time", Kind::Time),
+        nullable("end_time", "end_time", Kind::Time),
+        nullable("rows", "\"rows\"", Kind::Int),
+        nullable("asked", "asked", Kind::Int),
+        nullable("undecided", "undecided", Kind::Int),
+        column("notices", "notices", Kind::Words),
+        column("due_time", "due", Kind::Time),
+    ],
+};
+
 /// Who may log in. The verifier is not a column.
 pub(super) static USERS: Table = Table {
     name: "users",
@@ -240,6 +399,64 @@ pub(super) static USERS: Table = Table {
         column("name", "name", Kind::Text),
         column("role", "role", Kind::Text),
         column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// What was found when policies were measured.
+pub(super) static EVALUATIONS: Table = Table {
+    name: "evaluations",
+    from: "evaluations",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("evaluated_at", "evaluated_at", Kind::Time),
+        column("evaluated_by", "evaluated_by", Kind::Text),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        nullable("against", "against", Kind::Text),
+        column("golden", "golden", Kind::Text),
+        column("golden_digest", "golden_digest", Kind::Hex),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("repeats", "repeats", Kind::Int),
+        column("note", "note", Kind::Text),
+        column("n", "n", Kind::Int),
+        column("predicted", "predicted", Kind::Int),
+        column("right", "\"right\"", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        nullable("accuracy", "accuracy", Kind::Float),
+        nullable("accuracy_low", "accuracy_low", Kind::Float),
+        nullable("accuracy_high", "accuracy_high", Kind::Float),
+        nullable("unstable", "unstable", Kind::Int),
+        nullable("flips", "flips", Kind::Int),
+        nullable("fixed", "fixed", Kind::Int),
+        nullable("broken", "broken", Kind::Int),
+    ],
+};
+
+/// Each golden text of an evaluation with what was said of it.
+pub(super) static EVALUATION_ROWS: Table = Table {
+    name: "evaluation_rows",
+    from: "evaluation_rows",
+    join: "",
+    columns: &[
+        column("evaluation", "evaluation", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("golden_label", "golden_label", Kind::Text),
+        column("golden_violates", "golden_violates", Kind::Bool),
+        nullable("label", "label", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        nullable("violates", "violates", Kind::Bool),
+        nullable("score", "score", Kind::Float),
+        column("rules", "rules", Kind::Words),
+        nullable("unstable", "unstable", Kind::Bool),
     ],
 };
 

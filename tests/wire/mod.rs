@@ -3,6 +3,7 @@
 mod answers;
 mod backfills;
 mod copies;
+mod cron;
 mod encrypted;
 mod fuzz;
 mod limits;
