@@ -253,3 +253,40 @@ fn is_shared_by_threads() {
         .collect();
     assert_eq!(numbers, (1..=101).collect::<Vec<u32>>());
 }
+
+#[test]
+fn a_version_published_elsewhere_is_taken_in() {
+    let registry = registry();
+    let version = |number, text: &str| {
+        let policy = policy("hate", text);
+        Version {
+            name: "hate".into(),
+            number,
+            digest: policy.digest().into(),
+            policy: Arc::new(policy),
+            published_at: 9,
+            published_by: "bob".to_owned(),
+            note: String::new(),
+        }
+    };
+    registry.adopt(version(4, "four")).unwrap();
+    registry.adopt(version(3, "three")).unwrap();
+    registry.adopt(version(4, "four")).unwrap();
+    assert_eq!(&*registry.resolve("hate").unwrap().reference(), "hate@4");
+    assert_eq!(registry.resolve("hate@3").unwrap().policy.text, "three");
+    assert_eq!(registry.versions().len(), 7);
+    for (wrong, why) in [
+        (version(2, "other"), "its number is another text's here"),
+        (version(0, "other"), "versions are numbered from 1"),
+        (
+            Version {
+                digest: "d".into(),
+                ..version(9, "other")
+            },
+            "its digest is not that of its text and labels",
+        ),
+    ] {
+        let error = registry.adopt(wrong).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
