@@ -10,7 +10,9 @@ pub mod functions;
 pub mod golden;
 mod judge;
 pub mod policies;
+pub mod procedures;
 pub(crate) mod publish;
+mod relations;
 mod roots;
 pub mod script;
 mod session;
@@ -37,6 +39,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use functions::Function;
+use procedures::Procedure;
 use roots::Roots;
 use safeguard_udfs::{Summary, install};
 use std::path::{Path, PathBuf};
@@ -58,6 +61,7 @@ pub struct Engine {
     functions: Arc<Vec<Function>>,
     /// The user's own policies, if any.
     folder: Option<Arc<Path>>,
+    procedures: Arc<Vec<Procedure>>,
 }
 
 impl Engine {
@@ -102,6 +106,13 @@ impl Engine {
         self
     }
 
+    /// The same engine, whose sessions have these procedures too.
+    #[must_use]
+    pub fn with_procedures(mut self, more: Vec<Procedure>) -> Engine {
+        Arc::make_mut(&mut self.procedures).extend(more);
+        self
+    }
+
     /// An engine over any backend.
     pub async fn with_backend(store: Store, backend: Arc<dyn Backend>) -> Result<Engine, Error> {
         let policies = Arc::new(policies::registry(&store).await?);
@@ -110,6 +121,7 @@ impl Engine {
             Arc::new(move |policy: &str, label: &str| check_override(&policies, policy, label))
         };
         let tables = store.schema_provider(check);
+        let store_jobs = store.cron_provider();
         let model = backend.model().clone();
         let classifier = classify::stack(Arc::clone(&policies), store.clone(), backend);
         let engine = Engine {
@@ -117,11 +129,12 @@ impl Engine {
             policies,
             model,
             classifier,
-            catalogs: catalogs(tables)?,
+            catalogs: catalogs(tables, store_jobs)?,
             runtime: Roots::default().runtime()?,
             roots: Roots::default(),
             functions: Arc::new(vec![publish::function(), calibrate::function()]),
             folder: None,
+            procedures: Arc::default(),
         };
         // Views are of the shared schema, so that the first session makes them for all.
         let session = engine.session("safeguard");
@@ -151,6 +164,7 @@ impl Engine {
         let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
         functions::register(&context, self, user);
+        procedures::register(&context, self, user);
         Session {
             engine: self.clone(),
             context,
@@ -169,6 +183,14 @@ impl Engine {
         &self.policies
     }
 
+    /// Takes in versions of policies that other processes published since this one opened the store.
+    ///
+    /// # Errors
+    /// The store fails; a version in it cannot be used.
+    pub async fn learn_policies(&self) -> Result<(), Error> {
+        policies::refresh(&self.policies, &self.store).await
+    }
+
     /// What the model is.
     pub fn model(&self) -> &ModelIdentity {
         &self.model
@@ -183,11 +205,15 @@ impl Engine {
     }
 }
 
-/// The one catalog, with its schema for users' tables and the store's.
-fn catalogs(tables: Arc<dyn SchemaProvider>) -> Result<Arc<dyn CatalogProviderList>, Error> {
+/// The one catalog, with its schema for users' tables and the store's two.
+fn catalogs(
+    tables: Arc<dyn SchemaProvider>,
+    jobs: Arc<dyn SchemaProvider>,
+) -> Result<Arc<dyn CatalogProviderList>, Error> {
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema("public", Arc::new(MemorySchemaProvider::new()))?;
     catalog.register_schema("safeguard", tables)?;
+    catalog.register_schema("cron", jobs)?;
     let list = MemoryCatalogProviderList::new();
     list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     Ok(Arc::new(list))

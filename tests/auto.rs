@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex};
 
 /// Labels a text by its words: `bad` is bad. A score is sure of a text that says `sure` and wrong about one that says
 /// `odd`; a text that says `endless` is too long; every second answer about `wobbly` is bad, whatever the text; an
-/// analysis cites the rules that a text names. Under a policy of more than two labels, a text has the last one it names.
+/// analysis cites the rules that a text names. Lines `also bad: ..` and `never bad: ..` of a policy count. Under a policy of more than two labels, a text has the last one it names.
 #[derive(Debug)]
-struct Script {
+pub(crate) struct Script {
     identity: ModelIdentity,
     scored: AtomicU64,
     reasoned: AtomicU64,
@@ -29,7 +29,7 @@ struct Script {
 }
 
 impl Script {
-    fn new(digest: &str) -> Arc<Self> {
+    pub(crate) fn new(digest: &str) -> Arc<Self> {
         Arc::new(Self {
             identity: ModelIdentity {
                 name: "script".into(),
@@ -45,7 +45,7 @@ impl Script {
     }
 
     /// Texts scored and reasoned about since the last call.
-    fn asked(&self) -> (u64, u64) {
+    pub(crate) fn asked(&self) -> (u64, u64) {
         (self.scored.swap(0, Relaxed), self.reasoned.swap(0, Relaxed))
     }
 }
@@ -88,7 +88,7 @@ impl Backend for Script {
         let labels = &prompt.policy.labels;
         let index = match labels.len() {
             2 if says("wobbly") => (self.wobbled.fetch_add(1, Relaxed) % 2) as usize,
-            2 => usize::from(says("bad") != (says("odd") && !reasoned)),
+            2 => usize::from(is_bad(&prompt) != (says("odd") && !reasoned)),
             _ => labels.iter().rposition(|label| says(label)).unwrap_or(0),
         };
         let best = match (reasoned, says("sure")) {
@@ -112,19 +112,33 @@ impl Backend for Script {
     }
 }
 
-struct Run {
-    engine: Engine,
-    script: Arc<Script>,
+/// Whether a text says `bad`, or what a line `also bad: ..` of the policy says, and nothing of its line `never bad: ..`.
+fn is_bad(prompt: &Prompt) -> bool {
+    let line = |begins| {
+        let mut lines = prompt.policy.text.lines();
+        let words = lines
+            .find_map(|line| line.strip_prefix(begins))
+            .unwrap_or_default();
+        words
+            .split_whitespace()
+            .any(|word| prompt.text.contains(word))
+    };
+    (prompt.text.contains("bad") || line("also bad: ")) && !line("never bad: ")
+}
+
+pub(crate) struct Run {
+    pub(crate) engine: Engine,
+    pub(crate) script: Arc<Script>,
     session: Session,
     notices: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{} {}", .0.sqlstate(), .0)]
-struct Failure(#[from] Error);
+pub(crate) struct Failure(#[from] Error);
 
 impl Run {
-    async fn new(store: Store, digest: &str) -> Self {
+    pub(crate) async fn new(store: Store, digest: &str) -> Self {
         let script = Script::new(digest);
         let engine = Engine::with_backend(store, script.clone()).await.unwrap();
         let engine = safeguard::jobs::complete(engine);
@@ -158,7 +172,7 @@ impl Run {
         }
     }
 
-    async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
+    pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
         Ok(self.answer(sql).await?.1)
     }
 
@@ -248,7 +262,7 @@ async fn every_file_holds() {
     }
 }
 
-const PUBLISH: &str =
+pub(crate) const PUBLISH: &str =
     "SELECT * FROM safeguard_publish('p', E'---\\nlabels: [allowed, bad]\\n---\\nbad if it sells')";
 const CALIBRATE: &str = "SELECT gap FROM safeguard_calibrate('p', 0.95, 'golden')";
 

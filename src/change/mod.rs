@@ -4,9 +4,14 @@
 //! question goes through [`Engine::judge`](crate::engine::Engine::judge), and so through the same stack as everybody's.
 //! Knows statistics; knows nothing of sockets, terminals or durable work.
 
+pub mod backtest;
+pub mod diff;
+pub mod direction;
 mod evaluate;
 pub mod evaluation;
 mod measure;
+pub mod replay;
+pub mod report;
 pub mod source;
 pub mod stats;
 mod subject;
@@ -15,5 +20,10 @@ use crate::engine::functions::Function;
 
 /// The table functions of this module.
 pub fn functions() -> Vec<Function> {
-    vec![evaluate::function()]
+    vec![
+        evaluate::function(),
+        backtest::function(),
+        diff::function(),
+        replay::function(),
+    ]
 }

@@ -2,10 +2,14 @@
 //!
 //! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
 
+mod job;
 mod policy;
+mod report;
 mod server;
 
+pub(super) use job::{Job, JobRun};
 pub(super) use policy::{Policy, Test};
+pub(super) use report::{Report, ReportOn};
 pub(super) use server::{PasswordFrom, Serve, User};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -39,6 +43,11 @@ pub(super) enum Command {
     /// Say who may log in to the server; works beside a running one
     #[command(subcommand)]
     User(User),
+    /// Work that outlives a statement
+    #[command(subcommand)]
+    Job(Job),
+    /// Write what was found as a page of HTML
+    Report(Report),
     /// Work on policies: publish, compare, test
     #[command(subcommand)]
     Policy(Policy),

@@ -37,20 +37,22 @@ pub mod tls;
 mod transaction;
 mod workers;
 
-use crate::config::ServeConfig;
-use crate::engine::Engine;
+use crate::config::{Role, ServeConfig};
+use crate::engine::{self, Engine};
 use crate::error::Error;
-use crate::jobs;
+use crate::jobs::cron::{Host, Scheduler};
+use crate::jobs::{self, pace::Pace};
 use cancel::Registry;
-use catalog::Catalog;
+use catalog::{Catalog, Facts};
 use connection::Shutdown;
 use counters::Counters;
 use datafusion::common::DataFusionError;
 use health::Health;
 use listen::Server;
 use scram::Mock;
+use settings::{SessionOptions, Settings};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tls::Tls;
 use workers::Workers;
 
@@ -100,6 +102,34 @@ impl Shared {
             tables: AtomicU64::new(0),
         })
     }
+
+    /// A session that is no client's and has the functions that clients have.
+    pub fn own_session(&self, user: &str) -> engine::Session {
+        let session = self.engine.session(user);
+        let options = SessionOptions::new(session.context());
+        let facts = Facts {
+            user: user.to_owned(),
+            role: Role::Admin.as_str().to_owned(),
+            database: engine::CATALOG.to_owned(),
+            pid: 0,
+            settings: Arc::new(Settings::new(Arc::new(options), user, true)),
+            client_addr: None,
+        };
+        self.catalog.install(session.context(), facts);
+        session
+    }
+
+    /// What jobs run in.
+    pub fn host(self: &Arc<Self>) -> Host {
+        let (sessions, tables) = (Arc::clone(self), Arc::clone(self));
+        Host {
+            session: Arc::new(move |user| sessions.own_session(user)),
+            // It may have made tables.
+            ended: Arc::new(move || {
+                tables.tables.fetch_add(1, Ordering::AcqRel);
+            }),
+        }
+    }
 }
 
 /// Serves until the process is told to stop: by SIGINT or SIGTERM once in order, twice at once. SIGHUP reads certificate
@@ -124,6 +154,10 @@ pub async fn serve(
     }
     let watched = config.metrics_listen;
     let shared = Arc::new(Shared::new(engine, config).await?);
+    let own = shared.own_session("safeguard");
+    for line in shared.engine.restore(&own).await? {
+        say(&format!("WARNING:  {line}"));
+    }
     let server = Server::bind(Arc::clone(&shared)).await?;
     let shutdown = Shutdown::default();
     if let Some(watched) = watched {
@@ -142,8 +176,22 @@ pub async fn serve(
     }
     say(&format!("listening on {}", server.address()));
     tokio::spawn(signals(Arc::clone(&shared), shutdown.clone(), say));
-    server.run(shutdown).await;
+    let scheduler = Scheduler::new(shared.engine.clone(), shared.config.cron)?;
+    let jobs = scheduler.within(shared.host()).run(shutdown.soft.clone());
+    let background = tokio::spawn(background(Arc::clone(&shared), shutdown.clone()));
+    // Commands compute as statements do, and on the same threads.
+    tokio::join!(shared.workers.run(jobs), server.run(shutdown));
+    if let Err(ended) = background.await {
+        tracing::error!("bug: background work ended: {ended}");
+    }
     Ok(())
+}
+
+/// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
+async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
+    let engine = shared.engine.clone();
+    let work = jobs::runner::run(engine, Pace::default(), shutdown.soft);
+    shared.workers.run(work).await;
 }
 
 #[cfg(unix)]

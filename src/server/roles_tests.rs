@@ -5,6 +5,7 @@ use crate::backend::local::Local;
 use crate::engine::{Engine, Session};
 use crate::error::Error;
 use crate::store::Store;
+use futures::TryStreamExt;
 
 /// No refusal.
 const OK: &str = "";
@@ -356,6 +357,68 @@ const CASES: &[(&str, &str, &str)] = &[
         "permission denied for function safeguard_calibrate",
         "permission denied for function safeguard_calibrate",
     ),
+    // What an edit of a policy changes, and quotes.
+    (
+        "SELECT * FROM safeguard_backtest('spam', 'hate', 'SELECT body FROM posts', 10)",
+        "permission denied for function safeguard_backtest",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard_diff('spam', 'hate', 'SELECT body FROM posts')",
+        "permission denied for function safeguard_diff",
+        OK,
+    ),
+    (
+        "SELECT count(*) FROM safeguard_diff('spam', 'hate', 'SELECT body FROM posts', by => 'body')",
+        "permission denied for function safeguard_diff",
+        OK,
+    ),
+    (
+        "SELECT status FROM safeguard_replay('abcdef')",
+        "permission denied for function safeguard_replay",
+        OK,
+    ),
+    ("SELECT safeguard_digest(body) FROM posts", OK, OK),
+    (
+        "SELECT id, share, share_low FROM safeguard.backtests",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT backtest, direction, old_label, new_label FROM safeguard.backtest_flips",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT source FROM safeguard.backtests",
+        "permission denied for column \"source\" of table backtests",
+        OK,
+    ),
+    (
+        "SELECT note FROM safeguard.backtests",
+        "permission denied for column \"note\" of table backtests",
+        OK,
+    ),
+    (
+        "SELECT text FROM safeguard.backtest_flips",
+        "permission denied for column \"text\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT 1 FROM safeguard.backtest_flips WHERE new_rationale LIKE '%x%'",
+        "permission denied for column \"new_rationale\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT old_rationale FROM safeguard.backtest_flips",
+        "permission denied for column \"old_rationale\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT new_rules FROM safeguard.backtest_flips",
+        "permission denied for column \"new_rules\" of table backtest_flips",
+        OK,
+    ),
     ("SET datafusion.runtime.temp_directory = '/etc'", TEMP, TEMP),
     (
         "RESET datafusion.runtime.memory_limit",
@@ -409,6 +472,34 @@ async fn each_role_may_what_it_may() {
     run(&admin, "SELECT id, body FROM posts; SELECT * FROM said")
         .await
         .unwrap();
+    let known = engine.store().versions().await.unwrap();
+    assert!(known.iter().all(|version| version.name != "mine"));
+}
+
+/// A source is read under the rights of whoever named it, when the rows of the function that has it are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_read_with_its_callers_rights() {
+    let engine = engine().await;
+    let analyst = session(&engine, Role::Analyst);
+    let source = "SELECT name AS text FROM safeguard_publish(''mine'', E''---\\nlabels: [allowed, bad]\\n---\\nbody'')";
+    let calls = [
+        format!("SELECT * FROM safeguard_backtest('spam', 'hate', '{source}', 10)"),
+        format!("SELECT * FROM safeguard_diff('spam', 'hate', '{source}')"),
+        format!(
+            "SELECT * FROM safeguard_diff('spam', 'hate', 'SELECT text FROM ({source})', by => 'text')"
+        ),
+    ];
+    for call in calls {
+        let statement = analyst.split(&call).remove(0).unwrap();
+        let (rows, _) = analyst.run(&statement).await.unwrap().split();
+        let failed = rows.try_collect::<Vec<_>>().await.unwrap_err();
+        let failed = Failure::from(Error::from(failed));
+        assert_eq!(
+            (failed.sqlstate, &*failed.message),
+            ("42501", PUBLISH),
+            "{call}"
+        );
+    }
     let known = engine.store().versions().await.unwrap();
     assert!(known.iter().all(|version| version.name != "mine"));
 }

@@ -11,29 +11,50 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod backfills;
+mod backtests;
 mod calibrations;
+mod chunks;
 mod columns;
 mod create;
+mod cron;
 mod error;
 mod evaluations;
 mod filter;
 mod index;
 mod open;
 mod overrides;
+mod payload;
+mod presence;
+mod queue;
+mod quoted;
 mod readers;
 mod reading;
 mod records;
+mod relations;
 mod scan;
+mod settling;
 mod tables;
 mod users;
 mod writer;
 
+pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
+pub use backtests::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested};
+pub use chunks::{Claimant, Claimed, SpoolJob};
+pub use cron::{
+    Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,
+};
 pub use error::StoreError;
 pub use evaluations::{EvaluatedText, EvaluationRow};
+pub use payload::SpoolRow;
+pub use presence::Presence;
+pub use queue::{Enqueued, QueueClaim};
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
 };
+pub use relations::RelationRow;
+pub use settling::{Fate, Settlement, Spent, Then};
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
@@ -43,6 +64,7 @@ use rusqlite::Connection;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use writer::{Work, Writer};
 
@@ -69,6 +91,7 @@ struct Inner {
     readers: Arc<readers::Readers>,
     index: index::Index,
     writer: Writer,
+    pending: Notify,
     /// Last, so that the files go after whatever had them open.
     _scratch: Option<create::Scratch>,
 }
@@ -117,6 +140,7 @@ impl Store {
             readers: Arc::new(readers::Readers::new(path)),
             index: index::Index::new(path),
             writer: Writer::start(writer, path)?,
+            pending: Notify::new(),
             _scratch: scratch,
         };
         Ok(Store {
@@ -127,6 +151,11 @@ impl Store {
     /// The database file.
     pub fn path(&self) -> &Path {
         self.inner.readers.path()
+    }
+
+    /// Told when this process leaves work for the background.
+    pub fn pending(&self) -> &Notify {
+        &self.inner.pending
     }
 
     /// What is stored under each key, in the order of `keys`: a verdict, or why there is none, or `None` where the key
@@ -204,7 +233,9 @@ impl Store {
     }
 
     /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides, its text in
-    /// evaluations. Labels and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// evaluations, text and rationales in backtests, what a backfill said of its failure; and takes it out of what waits to
+    /// be judged, the queue and the rows of backfills. Labels and scores stay. The freed bytes are overwritten, and the
+    /// write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
     pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
         let changed = self.write(Work::Erase(text_digest)).await?;
@@ -212,7 +243,8 @@ impl Store {
     }
 
     /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
-    /// calibrations, users (without their verifiers), evaluations, evaluation_rows. `check` judges what is inserted into overrides.
+    /// calibrations, users (without their verifiers), evaluations, evaluation_rows, backtests, backtest_flips. `check` judges
+    /// what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }
@@ -220,7 +252,12 @@ impl Store {
     /// The store's tables as a schema that takes further tables and views beside them, but neither replaces nor drops
     /// the store's own.
     pub fn schema_provider(&self, check: OverrideCheck) -> Arc<StoreSchema> {
-        Arc::new(StoreSchema::new(self.tables(check)))
+        Arc::new(StoreSchema::new("safeguard", self.tables(check)))
+    }
+
+    /// The schema `cron`: its jobs and their runs, and whatever is put beside them.
+    pub fn cron_provider(&self) -> Arc<StoreSchema> {
+        Arc::new(StoreSchema::new("cron", tables::cron(self)))
     }
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {

@@ -4,9 +4,11 @@
 //! While one commit waits for the disk the next group gathers, so that many callers share few waits. Work that fails is
 //! undone alone; a failed commit fails everybody in it, and nothing of it is kept.
 
+use super::backtests;
 use super::error::StoreError;
 use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
 use super::users::{self, UserRow};
+use super::{queue, settling};
 use crate::config::{STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -461,8 +463,12 @@ impl Pen {
             "UPDATE overrides SET text = NULL, note = NULL
              WHERE text_digest = ?1 AND (text IS NOT NULL OR note IS NOT NULL)",
             "UPDATE evaluation_rows SET text = NULL WHERE text_digest = ?1 AND text IS NOT NULL",
+            backtests::ERASE,
+            "UPDATE backfill_failures SET id = NULL, last_error = NULL
+             WHERE text_digest = ?1 AND (id IS NOT NULL OR last_error IS NOT NULL)",
         ];
-        let mut changed = 0;
+        let mut changed = settling::erase(&self.connection, text_digest)?;
+        changed += queue::erase(&self.connection, text_digest)?;
         for sql in blank {
             changed += self
                 .connection

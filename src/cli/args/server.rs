@@ -46,6 +46,9 @@ pub(in crate::cli) struct Serve {
     /// Connections at once [default: 100]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
+    /// The time zone of jobs' schedules, such as Europe/Berlin [default: GMT]
+    #[arg(long, value_name = "ZONE")]
+    cron_timezone: Option<String>,
 }
 
 impl Serve {
@@ -64,6 +67,7 @@ impl Serve {
             allow_insecure: self.allow_insecure.then_some(true),
             metrics_listen: self.metrics_listen,
             max_connections: self.max_connections,
+            cron_timezone: self.cron_timezone,
             ..ServeOptions::default()
         }
     }
