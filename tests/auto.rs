@@ -29,7 +29,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn new(digest: &str) -> Arc<Self> {
+    pub(crate) fn new(digest: &str) -> Arc<Self> {
         Arc::new(Self {
             identity: ModelIdentity {
                 name: "script".into(),

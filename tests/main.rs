@@ -2,16 +2,24 @@
 
 /// Mode auto through the whole program, on a scripted backend.
 mod auto;
+/// Backfills and the queue on a scripted backend, killed and failing.
+mod backfills;
 /// Real PostgreSQL clients against the server.
 mod clients;
+/// Jobs that run by themselves: when, how often, and what is recorded of them.
+mod cron;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
 mod models;
 /// The model and its engine against other implementations.
 mod parity;
+/// Policies by the command line.
+mod policies;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
+/// The catalog that survives a restart.
+mod relations;
 /// Stored verdicts asked again.
 mod replay;
 /// SQL behaviour as data, on a scripted classifier.

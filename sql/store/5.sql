@@ -38,6 +38,21 @@ CREATE TABLE backtests (
 ) STRICT;
 CREATE INDEX backtests_versions ON backtests (old_digest, new_digest);
 
+-- What each line of the answer said, in its order: in total, by direction, rule and stratum, and the noise floor.
+CREATE TABLE backtest_findings (
+    backtest    INTEGER NOT NULL REFERENCES backtests (id),
+    place       INTEGER NOT NULL,
+    section     TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    source_rows INTEGER NOT NULL,
+    sampled     INTEGER NOT NULL,
+    flips       INTEGER NOT NULL,
+    share       REAL,
+    share_low   REAL,
+    share_high  REAL,
+    PRIMARY KEY (backtest, place)
+) STRICT;
+
 -- The sampled rows whose decision changed, the first of them by weight. Either a label or a reason on each side. Text and
 -- rationales come last: they are long, and erasure by text digest blanks them.
 CREATE TABLE backtest_flips (

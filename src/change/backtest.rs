@@ -165,7 +165,9 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     let (row, flips) = report.stored(&call, &lines, began.elapsed());
     let listed = flips.len();
     let changed = row.flips;
-    let id = call.engine.store().append_backtest(row, flips).await?;
+    let findings = Report::findings(&lines);
+    let store = call.engine.store();
+    let id = store.append_backtest(row, findings, flips).await?;
     say(&call, &given, (&survey, &pairs), (id, listed, changed));
     Ok(report::batch(id, &lines)?)
 }

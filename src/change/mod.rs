@@ -7,13 +7,23 @@
 pub mod backtest;
 pub mod diff;
 pub mod direction;
+mod evaluate;
+pub mod evaluation;
+mod measure;
 pub mod replay;
+pub mod report;
 pub mod source;
 pub mod stats;
+mod subject;
 
 use crate::engine::functions::Function;
 
 /// The table functions of this module.
 pub fn functions() -> Vec<Function> {
-    vec![backtest::function(), diff::function(), replay::function()]
+    vec![
+        evaluate::function(),
+        backtest::function(),
+        diff::function(),
+        replay::function(),
+    ]
 }

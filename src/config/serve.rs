@@ -5,9 +5,11 @@
 //! are any is asked of the finished settings.
 
 use super::{
-    Config, ConfigError, PROGRESS_NOTICE_MS, RESULT_BYTES_MAX, SERVER_CONNECTIONS_MAX,
-    SERVER_LISTEN, SERVER_SHUTDOWN_MS, SERVER_STARTUP_MS, STATEMENT_BYTES_MAX, models_dir,
+    CRON_HISTORY_DAYS, Config, ConfigError, PROGRESS_NOTICE_MS, RESULT_BYTES_MAX,
+    SERVER_CONNECTIONS_MAX, SERVER_LISTEN, SERVER_SHUTDOWN_MS, SERVER_STARTUP_MS,
+    STATEMENT_BYTES_MAX, models_dir,
 };
+use chrono_tz::Tz;
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -86,6 +88,8 @@ options! {
     allow_swap: bool,
     /// Folders below which SQL may read and write files.
     content_roots: Vec<PathBuf>,
+    /// A folder of policies of the user's.
+    policies: PathBuf,
     /// The certificate chain, PEM.
     tls_cert: PathBuf,
     /// The certificate's key, PEM.
@@ -116,6 +120,10 @@ options! {
     shutdown_ms: u64,
     /// Milliseconds between two notices about a statement's progress; 0 for none.
     progress_ms: u64,
+    /// The time zone of jobs' schedules.
+    cron_timezone: String,
+    /// Days for which runs of jobs are kept; 0 for ever.
+    cron_history_days: u32,
 }
 
 /// Two PEM files.
@@ -125,6 +133,25 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The key of the first certificate.
     pub key: PathBuf,
+}
+
+/// How jobs are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CronConfig {
+    /// The time zone of schedules.
+    pub zone: Tz,
+    /// Days for which runs are kept; `None` for ever.
+    pub history_days: Option<u32>,
+}
+
+impl Default for CronConfig {
+    /// In GMT, as pg_cron does.
+    fn default() -> CronConfig {
+        CronConfig {
+            zone: Tz::GMT,
+            history_days: Some(CRON_HISTORY_DAYS),
+        }
+    }
 }
 
 /// The server's settings as meant.
@@ -162,6 +189,8 @@ pub struct ServeConfig {
     pub shutdown: Duration,
     /// Between two notices about a statement's progress.
     pub progress: Option<Duration>,
+    /// How jobs are run.
+    pub cron: CronConfig,
 }
 
 impl ServeOptions {
@@ -254,12 +283,14 @@ impl ServeConfig {
                 .ok_or_else(|| ConfigError("startup_timeout_ms is 0, less than 1".to_owned()))?,
             shutdown: Duration::from_millis(options.shutdown_ms.unwrap_or(SERVER_SHUTDOWN_MS)),
             progress: limit(options.progress_ms, PROGRESS_NOTICE_MS),
+            cron: cron(options.cron_timezone.as_deref(), options.cron_history_days)?,
             engine: Config {
                 data_dir: Some(options.data_dir.unwrap_or_else(|| "safeguard-data".into())),
                 model: options.model.unwrap_or_else(|| "nano".to_owned()),
                 models_dir: options.models_dir.unwrap_or_else(models_dir),
                 allow_swap: options.allow_swap.unwrap_or(false),
                 content_roots: Some(roots(options.content_roots)?),
+                policies: options.policies,
             },
         };
         if config.is_exposed() && config.tls.is_none() {
@@ -319,6 +350,19 @@ fn count(key: &str, said: Option<usize>, default: usize) -> Result<usize, Config
         0 => Err(ConfigError(format!("{key} is 0, less than 1"))),
         count => Ok(count),
     }
+}
+
+fn cron(zone: Option<&str>, history_days: Option<u32>) -> Result<CronConfig, ConfigError> {
+    let zone = match zone {
+        None => CronConfig::default().zone,
+        Some(name) => name.parse().map_err(|_| {
+            ConfigError(format!(
+                "cron_timezone is \"{name}\", not a time zone such as GMT or Europe/Berlin"
+            ))
+        })?,
+    };
+    let history_days = Some(history_days.unwrap_or(CRON_HISTORY_DAYS)).filter(|days| *days > 0);
+    Ok(CronConfig { zone, history_days })
 }
 
 fn limit(said: Option<u64>, default: u64) -> Option<Duration> {

@@ -276,7 +276,7 @@ impl Arguments {
 }
 
 /// `name => value`, which the parser of statements made a struct of one field: see `script`.
-fn named(value: &ScalarValue) -> Option<(String, ScalarValue)> {
+pub(super) fn named(value: &ScalarValue) -> Option<(String, ScalarValue)> {
     let ScalarValue::Struct(fields) = value else {
         return None;
     };
@@ -285,7 +285,7 @@ fn named(value: &ScalarValue) -> Option<(String, ScalarValue)> {
     Some((name, value))
 }
 
-fn typed(value: &ScalarValue, wanted: &DataType) -> Option<ScalarValue> {
+pub(super) fn typed(value: &ScalarValue, wanted: &DataType) -> Option<ScalarValue> {
     let given = value.data_type();
     let fits = match wanted {
         DataType::Utf8 => given.is_string(),
@@ -296,7 +296,7 @@ fn typed(value: &ScalarValue, wanted: &DataType) -> Option<ScalarValue> {
     fits.then(|| value.cast_to(wanted).ok()).flatten()
 }
 
-fn said(wanted: &DataType) -> &'static str {
+pub(super) fn said(wanted: &DataType) -> &'static str {
     match wanted {
         DataType::Int64 => "a whole number",
         DataType::Float64 => "a number",

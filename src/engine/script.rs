@@ -3,6 +3,7 @@
 mod names;
 mod place;
 
+use names::folded;
 pub use names::{display_name, unique_name};
 pub use place::position;
 
@@ -262,9 +263,50 @@ fn prepare(parsed: &mut Parsed) -> Result<(), DataFusionError> {
     }
 }
 
-/// PostgreSQL's `(expr).field` as `(expr)['field']`, and arguments by name of functions in FROM as structs of one field,
-/// because the planner takes arguments by place only.
+/// PostgreSQL's `(expr).field` as `(expr)['field']`, and arguments by name of functions in FROM and of procedures as
+/// structs of one field, because the planner takes arguments by place only.
 struct Fields;
+
+/// Schemas whose functions are known without them.
+const BARE_SCHEMAS: [&str; 2] = ["pg_catalog", "information_schema"];
+
+/// Whether a function is one of a schema's own, such as `cron.schedule`. Its name is spelled as it is registered.
+fn is_procedure(name: &mut ObjectName) -> bool {
+    let words: Option<Vec<String>> = name
+        .0
+        .iter()
+        .map(|part| part.as_ident().map(folded))
+        .collect();
+    let Some([schema, function]) = words.as_deref() else {
+        return false;
+    };
+    let own = !BARE_SCHEMAS.contains(&schema.as_str());
+    if own {
+        *name = ObjectName::from(vec![Ident::new(schema), Ident::new(function)]);
+    }
+    own
+}
+
+/// `name => value` as a struct of one field.
+fn by_place(args: &mut [FunctionArg]) {
+    for arg in args {
+        if let FunctionArg::Named {
+            name,
+            arg: FunctionArgExpr::Expr(value),
+            ..
+        }
+        | FunctionArg::ExprNamed {
+            name: Expr::Identifier(name),
+            arg: FunctionArgExpr::Expr(value),
+            ..
+        } = arg
+        {
+            let name = Expr::value(Value::SingleQuotedString(folded(name)));
+            let named = call("named_struct", vec![name, value.clone()]);
+            *arg = FunctionArg::Unnamed(FunctionArgExpr::Expr(named));
+        }
+    }
+}
 
 impl VisitorMut for Fields {
     type Break = ();
@@ -277,31 +319,17 @@ impl VisitorMut for Fields {
             TableFactor::Function { args, .. } => args,
             _ => return ControlFlow::Continue(()),
         };
-        for arg in args {
-            if let FunctionArg::Named {
-                name,
-                arg: FunctionArgExpr::Expr(value),
-                ..
-            }
-            | FunctionArg::ExprNamed {
-                name: Expr::Identifier(name),
-                arg: FunctionArgExpr::Expr(value),
-                ..
-            } = arg
-            {
-                let name = match name.quote_style {
-                    Some(_) => name.value.clone(),
-                    None => name.value.to_lowercase(),
-                };
-                let name = Expr::value(Value::SingleQuotedString(name));
-                let named = call("named_struct", vec![name, value.clone()]);
-                *arg = FunctionArg::Unnamed(FunctionArgExpr::Expr(named));
-            }
-        }
+        by_place(args);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && is_procedure(&mut function.name)
+            && let FunctionArguments::List(list) = &mut function.args
+        {
+            by_place(&mut list.args);
+        }
         if let Expr::CompoundFieldAccess { root, access_chain } = expr {
             columns_first(root, access_chain);
             for access in access_chain {

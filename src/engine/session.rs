@@ -4,7 +4,7 @@
 //! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
 
 use super::script::{self, Statement};
-use super::{Engine, files, notice};
+use super::{Engine, files, notice, procedures, relations};
 use crate::error::Error;
 use crate::store::{QueryRow, now};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
-use safeguard_udfs::{SafeguardSettings, Summary};
+use safeguard_udfs::{SafeguardSettings, Summary, Tally};
 use std::sync::Arc;
 
 /// The prefix of the settings that are this program's.
@@ -142,6 +142,11 @@ impl Session {
         Ok((state, plan))
     }
 
+    /// Whose it is.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Where functions of one connection are registered.
     pub fn context(&self) -> &SessionContext {
         &self.context
@@ -214,27 +219,65 @@ impl Session {
         let reset = script::as_reset(statement).filter(|n| n == "all" || n.starts_with(SETTINGS));
         if let Some(name) = reset {
             self.reset(&name)?;
-            let nothing = self.context.read_empty()?.select_columns(&[])?;
-            return Ok(nothing.execute_stream().await?);
+            return self.nothing().await;
         }
         let state = self.context.state_ref();
+        let tally = Arc::clone(scope.tally());
         state.write().config_mut().set_extension(scope);
         let state = self.context.state();
         let plan = match plan {
             Some(plan) => plan,
             None => state.statement_to_plan(statement.parsed.clone()).await?,
         };
-        let locations = files::locations(&plan, &self.engine.roots)?;
         if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) = &plan {
+            procedures::check(&plan)?;
             if let Some(guard) = &self.guard {
                 guard(&state.optimize(&plan)?)?;
             }
-            let frame = self.context.execute_logical_plan(plan).await;
-            let frame = frame.map_err(|e| files::named(e, &locations))?;
-            let context = Arc::new(frame.task_ctx());
-            return rows_of(frame.create_physical_plan().await?, context);
+            return self.define(statement, plan, tally).await;
         }
+        files::locations(&plan, &self.engine.roots)?;
         rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+    }
+
+    /// Runs what makes or drops something, or sets a setting; what is to be there after a restart is kept.
+    async fn define(
+        &self,
+        statement: &Statement,
+        plan: LogicalPlan,
+        tally: Arc<Tally>,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        let change = relations::change(self, statement, &plan);
+        if let Some(change) = &change
+            && relations::forget_unmade(self, change).await?
+        {
+            return self.nothing().await;
+        }
+        let rows = self.execute(plan).await?;
+        if let Some(change) = change
+            && let Some(note) = relations::keep(self, change).await?
+        {
+            tally.note(note);
+        }
+        Ok(rows)
+    }
+
+    /// Runs a plan that makes or drops something, and keeps nothing.
+    pub(super) async fn execute(
+        &self,
+        plan: LogicalPlan,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        let locations = files::locations(&plan, &self.engine.roots)?;
+        let frame = self.context.execute_logical_plan(plan).await;
+        let frame = frame.map_err(|e| files::named(e, &locations))?;
+        let context = Arc::new(frame.task_ctx());
+        rows_of(frame.create_physical_plan().await?, context)
+    }
+
+    /// The rows of a statement that gives none.
+    async fn nothing(&self) -> Result<SendableRecordBatchStream, Error> {
+        let nothing = self.context.read_empty()?.select_columns(&[])?;
+        Ok(nothing.execute_stream().await?)
     }
 
     /// Optimised once, looked at, made physical.
@@ -243,6 +286,7 @@ impl Session {
         state: &SessionState,
         plan: &LogicalPlan,
     ) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        procedures::check(plan)?;
         let plan = state.optimize(plan)?;
         if let Some(guard) = &self.guard {
             guard(&plan)?;

@@ -77,6 +77,35 @@ const CASES: &[(&str, &str, &str)] = &[
         OK,
     ),
     ("SELECT id, asked FROM safeguard.queries", OK, OK),
+    ("SELECT policy, accuracy FROM safeguard.evaluations", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_labels", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_confusion", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_calibration", OK, OK),
+    (
+        "SELECT golden_label, label FROM safeguard.evaluation_rows",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT golden FROM safeguard.evaluations",
+        "permission denied for column \"golden\" of table evaluations",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard.evaluation_rules",
+        "permission denied for column \"rules\" of table evaluation_rows",
+        OK,
+    ),
+    (
+        "SELECT count(*) FROM safeguard.evaluation_rows WHERE text LIKE '%x%'",
+        "permission denied for column \"text\" of table evaluation_rows",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard_evaluate('spam')",
+        "permission denied for function safeguard_evaluate",
+        OK,
+    ),
     (
         "SELECT max(score) FROM safeguard.verdicts WHERE label = (SELECT max(label) FROM safeguard.overrides)",
         OK,

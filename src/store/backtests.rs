@@ -117,6 +117,23 @@ pub struct FlipRow {
     pub new: SideRow,
 }
 
+/// What one line of the answer said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FindingRow {
+    /// `total`, `direction`, `rule`, `stratum` or `noise`.
+    pub section: &'static str,
+    /// Which of them.
+    pub name: String,
+    /// Rows of the source that it is about.
+    pub source_rows: u64,
+    /// Sampled rows that it stands on.
+    pub sampled: u64,
+    /// Those of them that changed.
+    pub flips: u64,
+    /// Their share of those rows of the source; `None` where there was nothing to measure.
+    pub share: Option<Share>,
+}
+
 /// Blanks what the flips of backtests quote of the text with the digest `?1`.
 pub(super) const ERASE: &str = "UPDATE backtest_flips
      SET text = NULL, old_rationale = NULL, new_rationale = NULL
@@ -124,17 +141,20 @@ pub(super) const ERASE: &str = "UPDATE backtest_flips
                                  OR new_rationale IS NOT NULL)";
 
 impl Store {
-    /// Stores a backtest with its flips, whole or not at all; gives its id.
+    /// Stores a backtest with its findings and flips, whole or not at all; gives its id.
     ///
     /// # Errors
     /// The file cannot be written to.
     pub async fn append_backtest(
         &self,
         row: BacktestRow,
+        findings: Vec<FindingRow>,
         flips: Vec<FlipRow>,
     ) -> Result<i64, StoreError> {
         self.transact(move |writer| {
             let id = insert(writer, &row)?;
+            let mut places = findings.iter().zip(1..);
+            places.try_for_each(|(finding, place)| insert_finding(writer, (id, place), finding))?;
             flips
                 .iter()
                 .try_for_each(|flip| insert_flip(writer, id, flip))?;
@@ -235,6 +255,29 @@ fn insert(writer: &Connection, b: &BacktestRow) -> rusqlite::Result<i64> {
     ])
 }
 
+fn insert_finding(
+    writer: &Connection,
+    (backtest, place): (i64, i64),
+    f: &FindingRow,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO backtest_findings (backtest, place, section, name, source_rows, sampled,
+                   flips, share, share_low, share_high)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let values = params![
+        backtest,
+        place,
+        f.section,
+        f.name,
+        count(f.source_rows),
+        count(f.sampled),
+        count(f.flips),
+        f.share.map(|s| s.share),
+        f.share.map(|s| s.low),
+        f.share.map(|s| s.high),
+    ];
+    writer.prepare_cached(sql)?.execute(values).map(drop)
+}
+
 fn insert_flip(writer: &Connection, backtest: i64, f: &FlipRow) -> rusqlite::Result<()> {
     let sql = "INSERT INTO backtest_flips (backtest, row_id, text_digest, stratum, weight,
                    direction, old_label, old_reason, old_score, old_rules, new_label, new_reason,
@@ -332,16 +375,41 @@ mod tests {
         }
     }
 
+    fn finding() -> FindingRow {
+        FindingRow {
+            section: "direction",
+            name: "allowed->violating".into(),
+            source_rows: 400,
+            sampled: 9,
+            flips: 1,
+            share: Some(Share {
+                share: 0.125,
+                low: 0.0,
+                high: 0.25,
+            }),
+        }
+    }
+
     #[tokio::test]
     async fn a_backtest_is_kept_and_its_texts_can_be_erased() {
         let store = Store::ephemeral().unwrap();
         let flips = vec![flip("a quote"), flip("another")];
-        let id = store.append_backtest(backtest(None), flips).await.unwrap();
+        let id = store
+            .append_backtest(backtest(None), vec![finding()], flips)
+            .await
+            .unwrap();
         let session = session(&store).await;
         let kept = "SELECT id, old_policy, new_version, seed, share, share_high, noise_share, hours FROM safeguard.backtests";
         assert_eq!(
             rows(&session, kept).await,
             [format!("{id}|hate|2|-3|0.125|0.25||")]
+        );
+        let found =
+            "SELECT backtest, place, section, flips, share_high, projected_rows, projected_high
+                     FROM safeguard.backtest_findings";
+        assert_eq!(
+            rows(&session, found).await,
+            [format!("{id}|1|direction|1|0.25|50|100")]
         );
         let digest = text_digest("a quote");
         assert_eq!(
@@ -372,7 +440,7 @@ mod tests {
             ..flip("neither a label nor a reason")
         };
         let kept = store
-            .append_backtest(backtest(None), vec![flip("a"), torn])
+            .append_backtest(backtest(None), vec![finding()], vec![flip("a"), torn])
             .await;
         assert!(kept.is_err());
         let session = session(&store).await;
@@ -409,7 +477,10 @@ mod tests {
             backtest(None),
             other,
         ] {
-            store.append_backtest(row, Vec::new()).await.unwrap();
+            store
+                .append_backtest(row, Vec::new(), Vec::new())
+                .await
+                .unwrap();
         }
         let floor = |old: &str, new: &str, model: &str| {
             store.noise_floor(old.into(), new.into(), model.into())

@@ -272,6 +272,40 @@ pub(super) static BACKTESTS: Table = Table {
     ],
 };
 
+/// What each line of a backtest's answer said.
+pub(super) static BACKTEST_FINDINGS: Table = Table {
+    name: "backtest_findings",
+    from: "backtest_findings",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        column("place", "place", Kind::Int),
+        column("section", "section", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        nullable(
+            "projected_rows",
+            "CAST(round(share * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_low",
+            "CAST(round(share_low * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_high",
+            "CAST(round(share_high * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+    ],
+};
+
 /// Sampled rows that changed.
 pub(super) static BACKTEST_FLIPS: Table = Table {
     name: "backtest_flips",
@@ -298,6 +332,64 @@ pub(super) static BACKTEST_FLIPS: Table = Table {
     ],
 };
 
+/// What SQL made beside data.
+pub(super) static RELATIONS: Table = Table {
+    name: "relations",
+    from: "relations",
+    join: "",
+    columns: &[
+        column("position", "position", Kind::Int),
+        column("kind", "kind", Kind::Text),
+        column("schema", "\"schema\"", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("sql", "sql", Kind::Text),
+        column("created_by", "created_by", Kind::Text),
+        column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// Jobs, as pg_cron shows them. They run in this program itself, so that there is no port.
+pub(super) static JOB: Table = Table {
+    name: "job",
+    from: "cron_jobs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("schedule", "schedule", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("nodename", "'localhost'", Kind::Text),
+        nullable("nodeport", "NULL", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("active", "active", Kind::Bool),
+        nullable("jobname", "jobname", Kind::Text),
+    ],
+};
+
+/// Runs, as pg_cron shows them, and behind that what a run asked and said, and when it was due.
+pub(super) static JOB_RUN_DETAILS: Table = Table {
+    name: "job_run_details",
+    from: "cron_runs",
+    join: "",
+    columns: &[
+        column("jobid", "jobid", Kind::Int),
+        column("runid", "runid", Kind::Int),
+        nullable("job_pid", "job_pid", Kind::Int),
+        column("database", "database", Kind::Text),
+        column("username", "username", Kind::Text),
+        column("command", "command", Kind::Text),
+        column("status", "status", Kind::Text),
+        nullable("return_message", "return_message", Kind::Text),
+        nullable("start_time", "start_time", Kind::Time),
+        nullable("end_time", "end_time", Kind::Time),
+        nullable("rows", "\"rows\"", Kind::Int),
+        nullable("asked", "asked", Kind::Int),
+        nullable("undecided", "undecided", Kind::Int),
+        column("notices", "notices", Kind::Words),
+        column("due_time", "due", Kind::Time),
+    ],
+};
+
 /// Who may log in. The verifier is not a column.
 pub(super) static USERS: Table = Table {
     name: "users",
@@ -307,5 +399,169 @@ pub(super) static USERS: Table = Table {
         column("name", "name", Kind::Text),
         column("role", "role", Kind::Text),
         column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// What was found when policies were measured.
+pub(super) static EVALUATIONS: Table = Table {
+    name: "evaluations",
+    from: "evaluations",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("evaluated_at", "evaluated_at", Kind::Time),
+        column("evaluated_by", "evaluated_by", Kind::Text),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        nullable("against", "against", Kind::Text),
+        column("golden", "golden", Kind::Text),
+        column("golden_digest", "golden_digest", Kind::Hex),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("repeats", "repeats", Kind::Int),
+        column("note", "note", Kind::Text),
+        column("n", "n", Kind::Int),
+        column("predicted", "predicted", Kind::Int),
+        column("right", "\"right\"", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        nullable("accuracy", "accuracy", Kind::Float),
+        nullable("accuracy_low", "accuracy_low", Kind::Float),
+        nullable("accuracy_high", "accuracy_high", Kind::Float),
+        nullable("unstable", "unstable", Kind::Int),
+        nullable("flips", "flips", Kind::Int),
+        nullable("fixed", "fixed", Kind::Int),
+        nullable("broken", "broken", Kind::Int),
+    ],
+};
+
+/// Each golden text of an evaluation with what was said of it.
+pub(super) static EVALUATION_ROWS: Table = Table {
+    name: "evaluation_rows",
+    from: "evaluation_rows",
+    join: "",
+    columns: &[
+        column("evaluation", "evaluation", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("golden_label", "golden_label", Kind::Text),
+        column("golden_violates", "golden_violates", Kind::Bool),
+        nullable("label", "label", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        nullable("violates", "violates", Kind::Bool),
+        nullable("score", "score", Kind::Float),
+        column("rules", "rules", Kind::Words),
+        nullable("unstable", "unstable", Kind::Bool),
+    ],
+};
+
+/// Durable passes over existing rows.
+pub(super) static BACKFILLS: Table = Table {
+    name: "backfills",
+    from: "backfills",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("policy_version", "policy_version", Kind::Int),
+        column("policy_digest", "policy_digest", Kind::Text),
+        column("source", "source", Kind::Text),
+        nullable("order_by", "order_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+        nullable("only", "only_which", Kind::Text),
+        column("state", "state", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        column("rows", "\"rows\"", Kind::Int),
+        column("chunks", "chunks", Kind::Int),
+        column("judged", "judged", Kind::Int),
+        column("recalled", "recalled", Kind::Int),
+        column("asked", "asked", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        column("failed", "failed", Kind::Int),
+        column("weight_total", "weight_total", Kind::Float),
+        column("weight_judged", "weight_judged", Kind::Float),
+        column("tokens_in", "tokens_in", Kind::Int),
+        column("tokens_out", "tokens_out", Kind::Int),
+        nullable("budget", "budget", Kind::Int),
+        nullable("rate", "rate", Kind::Float),
+        nullable(
+            "seconds_left",
+            "CASE WHEN state = 'running' AND rate > 0 THEN (\"rows\" - judged - failed) / rate END",
+            Kind::Float,
+        ),
+        nullable(
+            "coverage",
+            "CASE WHEN \"rows\" > 0 THEN judged * 1.0 / \"rows\" END",
+            Kind::Float,
+        ),
+        nullable(
+            "weight_coverage",
+            "CASE WHEN weight_total > 0 THEN min(weight_judged / weight_total, 1.0) END",
+            Kind::Float,
+        ),
+        nullable("control_rows", "control_rows", Kind::Int),
+        nullable("control_flips", "control_flips", Kind::Int),
+        nullable("missed_share", "missed_share", Kind::Float),
+        nullable("missed_low", "missed_low", Kind::Float),
+        nullable("missed_high", "missed_high", Kind::Float),
+        column("model", "model", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("requested_by", "requested_by", Kind::Text),
+        column("requested_at", "requested_at", Kind::Time),
+        nullable("started_at", "started_at", Kind::Time),
+        nullable("ended_at", "ended_at", Kind::Time),
+    ],
+};
+
+/// Texts that backfills gave up.
+pub(super) static BACKFILL_FAILURES: Table = Table {
+    name: "backfill_failures",
+    from: "backfill_failures",
+    join: "",
+    columns: &[
+        column("backfill", "backfill", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("id", "id", Kind::Text),
+        column("reason", "reason", Kind::Text),
+        column("tries", "tries", Kind::Int),
+        nullable("last_error", "last_error", Kind::Text),
+        column("at", "at", Kind::Time),
+    ],
+};
+
+/// How many texts wait to be judged, by what they are to be judged under; the texts themselves are not shown.
+pub(super) static QUEUE: Table = Table {
+    name: "queue",
+    from: "queue_judges",
+    join: "",
+    columns: &[
+        column("policy", "policy", Kind::Text),
+        column("policy_version", "policy_version", Kind::Int),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("depth", "depth", Kind::Int),
+        nullable(
+            "oldest_at",
+            "(SELECT q.enqueued_at FROM queue AS q INDEXED BY queue_order
+              WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
+            Kind::Time,
+        ),
+        nullable(
+            "oldest_seconds",
+            "(SELECT unixepoch('subsec') - q.enqueued_at / 1e6 FROM queue AS q INDEXED BY queue_order
+              WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
+            Kind::Float,
+        ),
+        column("judged", "judged", Kind::Int),
+        column("failed", "failed", Kind::Int),
+        nullable("rate", "rate", Kind::Float),
+        nullable("reason", "reason", Kind::Text),
     ],
 };

@@ -58,17 +58,16 @@ async fn what_is_something_else_is_refused() {
     };
     let unmarked = "is not a safeguard store: application_id is 0, not 1397191537 (left as it is)";
     check_refused("another program's", table, unmarked).await;
+    let newer = format!(
+        "has format 99, written by a newer safeguard; this one knows up to {KNOWN} (left as it is)"
+    );
     let cases = [
         (
             "another program's, marked",
             "PRAGMA application_id = 42",
             "is not a safeguard store: application_id is 42, not 1397191537 (left as it is)",
         ),
-        (
-            "newer",
-            "PRAGMA user_version = 99",
-            "has format 99, written by a newer safeguard; this one knows up to 4 (left as it is)",
-        ),
+        ("newer", "PRAGMA user_version = 99", &newer),
     ];
     for (name, sql, expected) in cases {
         check_refused(name, |path| spoil(path, sql), expected).await;
@@ -134,7 +133,7 @@ async fn a_newer_version_in_the_log_is_refused_too() {
             refused,
             StoreError::Newer {
                 found: 99,
-                known: 4,
+                known: KNOWN,
                 ..
             }
         ),

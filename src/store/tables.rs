@@ -5,8 +5,9 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, Table,
-    USERS, VERDICTS,
+    BACKFILL_FAILURES, BACKFILLS, BACKTEST_FINDINGS, BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS,
+    EVALUATION_ROWS, EVALUATIONS, JOB, JOB_RUN_DETAILS, OVERRIDES, POLICIES, POLICY_VERSIONS,
+    QUERIES, QUEUE, RELATIONS, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -39,21 +40,43 @@ pub(super) fn all(
         &QUERIES,
         &CALIBRATIONS,
         &BACKTESTS,
+        &BACKTEST_FINDINGS,
         &BACKTEST_FLIPS,
         &USERS,
+        &EVALUATIONS,
+        &EVALUATION_ROWS,
+        &RELATIONS,
+        &BACKFILLS,
+        &BACKFILL_FAILURES,
+        &QUEUE,
     ];
-    tables
-        .into_iter()
-        .map(|table| {
-            let provider = StoreTable {
-                store: Arc::clone(&store.inner),
-                table,
-                schema: table.schema(),
-                check: Arc::clone(&check),
-            };
-            (table.name, Arc::new(provider) as Arc<dyn TableProvider>)
-        })
-        .collect()
+    providers(store, "safeguard", &tables, &check)
+}
+
+/// See [`Store::cron_provider`].
+pub(super) fn cron(store: &Store) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
+    // Never asked: there are no overrides among these.
+    let check: OverrideCheck = Arc::new(|_, _| Err("not an override".to_owned()));
+    providers(store, "cron", &[&JOB, &JOB_RUN_DETAILS], &check)
+}
+
+fn providers(
+    store: &Store,
+    within: &'static str,
+    tables: &[&'static Table],
+    check: &OverrideCheck,
+) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
+    let provider = |table: &&'static Table| {
+        let provider = StoreTable {
+            store: Arc::clone(&store.inner),
+            within,
+            table,
+            schema: table.schema(),
+            check: Arc::clone(check),
+        };
+        (table.name, Arc::new(provider) as Arc<dyn TableProvider>)
+    };
+    tables.iter().map(provider).collect()
 }
 
 /// The name within the schema `safeguard` of a table that is the store's own, whatever a statement calls it.
@@ -66,6 +89,8 @@ pub fn table_name(provider: &dyn TableProvider) -> Option<&'static str> {
 /// One table of the store.
 struct StoreTable {
     store: Arc<Inner>,
+    /// The schema that it is in.
+    within: &'static str,
     table: &'static Table,
     schema: SchemaRef,
     check: OverrideCheck,
@@ -129,6 +154,12 @@ impl TableProvider for StoreTable {
         input: Arc<dyn ExecutionPlan>,
         op: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.within == "cron" {
+            return not_impl_err!(
+                "cron.{} cannot be inserted into; SELECT cron.schedule(..) makes a job",
+                self.table.name
+            );
+        }
         if self.table.name != OVERRIDES.name {
             return not_impl_err!(
                 "safeguard.{} cannot be inserted into; a label of your own goes into safeguard.overrides",
@@ -149,15 +180,20 @@ impl TableProvider for StoreTable {
     }
 }
 
-/// The schema `safeguard`: the store's tables, and whatever tables and views are registered beside them.
+/// A schema of the store's tables, and of whatever tables and views are registered beside them.
 pub struct StoreSchema {
+    name: &'static str,
     own: Vec<(&'static str, Arc<dyn TableProvider>)>,
     beside: MemorySchemaProvider,
 }
 
 impl StoreSchema {
-    pub(super) fn new(own: Vec<(&'static str, Arc<dyn TableProvider>)>) -> StoreSchema {
+    pub(super) fn new(
+        name: &'static str,
+        own: Vec<(&'static str, Arc<dyn TableProvider>)>,
+    ) -> StoreSchema {
         StoreSchema {
+            name,
             own,
             beside: MemorySchemaProvider::new(),
         }
@@ -201,14 +237,16 @@ impl SchemaProvider for StoreSchema {
         table: Arc<dyn TableProvider>,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         if self.own(&name).is_some() {
-            return exec_err!("safeguard.{name} is the verdict store's and cannot be replaced");
+            let schema = self.name;
+            return exec_err!("{schema}.{name} is the verdict store's and cannot be replaced");
         }
         self.beside.register_table(name, table)
     }
 
     fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if self.own(name).is_some() {
-            return exec_err!("safeguard.{name} is the verdict store's and cannot be dropped");
+            let schema = self.name;
+            return exec_err!("{schema}.{name} is the verdict store's and cannot be dropped");
         }
         self.beside.deregister_table(name)
     }

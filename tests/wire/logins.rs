@@ -18,7 +18,11 @@ pub(super) async fn add(wire: &Wire, name: &str, role: &str) {
     wire.shared.engine.store().put_user(user).await.unwrap();
 }
 
-async fn login(wire: &Wire, user: &str, password: &str) -> Result<Client, tokio_postgres::Error> {
+pub(super) async fn login(
+    wire: &Wire,
+    user: &str,
+    password: &str,
+) -> Result<Client, tokio_postgres::Error> {
     let mut client = wire.client(user);
     client.password(password);
     Ok(wire.connect_with(&client).await?.0)

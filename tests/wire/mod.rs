@@ -1,7 +1,9 @@
 //! The server over its wire: what it does for clients of the two protocols, and against those that mean harm.
 
 mod answers;
+mod backfills;
 mod copies;
+mod cron;
 mod encrypted;
 mod fuzz;
 mod limits;
@@ -58,7 +60,7 @@ impl Wire {
         let backend: Arc<Local> = Arc::clone(&model);
         let engine = Engine::with_backend(store, backend).await.unwrap();
         let roots = config.engine.content_roots.clone();
-        let engine = engine.with_roots(roots).unwrap();
+        let engine = safeguard::jobs::complete(engine.with_roots(roots).unwrap());
         let shared = Arc::new(Shared::new(engine, config).await.unwrap());
         let server = Server::bind(Arc::clone(&shared)).await.unwrap();
         let address = server.address();

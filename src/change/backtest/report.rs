@@ -11,7 +11,7 @@ use crate::change::direction::Direction;
 use crate::change::stats::Estimate;
 use crate::config::BACKTEST_FLIPS_MAX;
 use crate::engine::functions::Call;
-use crate::store::{BacktestRow, FlipRow, Share, SideRow, Tested, now, text_digest};
+use crate::store::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested, now, text_digest};
 use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
@@ -174,6 +174,19 @@ impl Report<'_> {
     fn hours(&self, rows: u64) -> Option<f64> {
         let asked = self.pairs.asked;
         (asked > 0).then(|| rows as f64 * self.pairs.asking.as_secs_f64() / asked as f64 / 3_600.0)
+    }
+
+    /// What is kept of each line.
+    pub fn findings(lines: &[Line]) -> Vec<FindingRow> {
+        let finding = |line: &Line| FindingRow {
+            section: line.section,
+            name: line.name.clone(),
+            source_rows: line.source_rows,
+            sampled: line.figure.sampled,
+            flips: line.figure.hits,
+            share: line.figure.estimate.map(kept),
+        };
+        lines.iter().map(finding).collect()
     }
 
     /// What is kept: the figures of the whole, and the changed rows, the first by weight.

@@ -5,6 +5,7 @@
 
 use super::relations::pg_type;
 use crate::engine::functions::{FunctionDoc, Functions};
+use crate::engine::procedures::{Procedure, Procedures};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 
@@ -17,6 +18,8 @@ const FIRST_OID: i32 = 15_000;
 #[derive(Debug, Clone)]
 pub(super) struct Function {
     pub oid: i32,
+    /// The schema that it is called with, or may be.
+    pub schema: &'static str,
     pub name: String,
     /// Names and types, types by OID.
     pub arguments: Vec<(String, i32)>,
@@ -62,6 +65,7 @@ pub(super) fn functions(context: &SessionContext) -> Vec<Function> {
         let returns = function.return_type(&types).unwrap_or(DataType::Utf8);
         functions.push(Function {
             oid: 0,
+            schema: "public",
             name: name.clone(),
             arguments: arguments.into_iter().map(|(name, _)| (name, 25)).collect(),
             returns: pg_type(&returns).0,
@@ -78,10 +82,28 @@ pub(super) fn functions(context: &SessionContext) -> Vec<Function> {
         }
     }
     functions.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(procedures) = state.config().get_extension::<Procedures>() {
+        functions.extend(procedures.0.iter().filter_map(procedure));
+    }
     for (function, oid) in functions.iter_mut().zip(FIRST_OID..) {
         function.oid = oid;
     }
     functions
+}
+
+fn procedure(procedure: &Procedure) -> Option<Function> {
+    let (schema, name) = procedure.name.split_once('.')?;
+    let argument =
+        |(name, data_type): &(&str, DataType)| ((*name).to_owned(), pg_type(data_type).0);
+    Some(Function {
+        oid: 0,
+        schema,
+        name: name.to_owned(),
+        arguments: procedure.arguments.iter().map(argument).collect(),
+        returns: pg_type(&procedure.returns).0,
+        columns: None,
+        description: procedure.description.to_owned(),
+    })
 }
 
 fn table_function(name: &str, doc: Option<&FunctionDoc>) -> Function {
@@ -96,6 +118,7 @@ fn table_function(name: &str, doc: Option<&FunctionDoc>) -> Function {
         |(name, data_type): &(&str, DataType)| ((*name).to_owned(), pg_type(data_type).0);
     Function {
         oid: 0,
+        schema: "public",
         name: name.to_owned(),
         arguments: arguments.iter().map(argument).collect(),
         returns: 2249,

@@ -27,7 +27,7 @@ pub(super) fn procs(shared: &Shared) -> Vec<Row> {
         let mut row: Row = vec![
             ("oid", function.oid.into()),
             ("proname", function.name.as_str().into()),
-            ("pronamespace", shared.oids.schema("public").into()),
+            ("pronamespace", shared.oids.schema(function.schema).into()),
             ("proowner", OWNER.into()),
             ("prolang", 12.into()),
             ("procost", Cell::Float(1000.0)),

@@ -167,13 +167,13 @@ pub(super) fn routines(shared: &Shared, facts: Option<&Facts>) -> Vec<Row> {
     let row = |function: &super::functions_of::Function| {
         vec![
             ("specific_catalog", database.as_str().into()),
-            ("specific_schema", "public".into()),
+            ("specific_schema", function.schema.into()),
             (
                 "specific_name",
                 format!("{}_{}", function.name, function.oid).into(),
             ),
             ("routine_catalog", database.as_str().into()),
-            ("routine_schema", "public".into()),
+            ("routine_schema", function.schema.into()),
             ("routine_name", function.name.as_str().into()),
             ("routine_type", "FUNCTION".into()),
             ("data_type", super::function_type(function.returns).into()),
@@ -192,7 +192,7 @@ pub(super) fn parameters(shared: &Shared, facts: Option<&Facts>) -> Vec<Row> {
         for (at, (name, oid)) in function.arguments.iter().enumerate() {
             rows.push(vec![
                 ("specific_catalog", database.as_str().into()),
-                ("specific_schema", "public".into()),
+                ("specific_schema", function.schema.into()),
                 (
                     "specific_name",
                     format!("{}_{}", function.name, function.oid).into(),

@@ -392,9 +392,10 @@ fn definitions(functions: &mut Functions) {
         ("pg_get_function_result", |f| f.shown_result()),
         ("pg_get_functiondef", |f| {
             format!(
-                "CREATE OR REPLACE FUNCTION public.{name}({})\n RETURNS {}\n LANGUAGE internal\nAS $function${name}$function$\n",
+                "CREATE OR REPLACE FUNCTION {schema}.{name}({})\n RETURNS {}\n LANGUAGE internal\nAS $function${name}$function$\n",
                 f.shown_arguments(),
                 f.shown_result(),
+                schema = f.schema,
                 name = f.name,
             )
         }),
