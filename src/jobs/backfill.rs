@@ -3,7 +3,7 @@
 //! Takes a policy and a source, counts and estimates, stores what is asked for, gives its id at once. The rest is the
 //! workers' business, whatever becomes of the client. Knows SQL's side of backfills only.
 
-use super::spool::{Order, SOURCE};
+use super::spool::Order;
 use crate::change::source::{Named, Source, quoted};
 use crate::classify::queued::judging;
 use crate::config::{BACKFILL_ESTIMATE_TEXTS, BACKFILL_ROWS_WITHOUT_NOTE, Role};
@@ -282,15 +282,22 @@ fn selection(source: &Source, order: Option<&Order>) -> String {
         .map(|order| (&*order.column, order.descending))
         .or(weight);
     let select = source.select();
-    match order {
-        // By the source's own column: a text is another order than the number that it spells.
-        Some((column, descending)) => format!(
-            "{select} ORDER BY {SOURCE}.{} {} NULLS LAST",
-            quoted(column),
-            if descending { "DESC" } else { "ASC" },
-        ),
-        None => select,
-    }
+    let Some((column, descending)) = order else {
+        return select;
+    };
+    // By the source's own column, under a name of its own: the text of a number has another order than the number.
+    let columns = select.strip_prefix("SELECT ");
+    let columns = columns.expect("bug: a source that is no SELECT");
+    format!(
+        "SELECT id, text{} FROM (SELECT {} AS place, {columns}) AS placed ORDER BY place {} NULLS LAST",
+        if source.weight.is_some() {
+            ", weight"
+        } else {
+            ""
+        },
+        quoted(column),
+        if descending { "DESC" } else { "ASC" },
+    )
 }
 
 async fn counted(session: &Session, source: &Source) -> std::result::Result<u64, Error> {

@@ -190,9 +190,6 @@ impl<'a> Spooler<'a> {
     }
 }
 
-/// A name for the rows of a source that has none, so that an order can say which table's column it means.
-pub(super) const SOURCE: &str = "source";
-
 /// What a source is ordered by: a column, and whether the largest comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {

@@ -88,28 +88,21 @@ async fn kinds_take_turns_and_texts_are_one_workers() {
     let third = store.claim_queue(by("x", 8)).await.unwrap().unwrap();
     assert_eq!(third.texts, [("three".into(), 0)]);
     assert!(store.renew_queue(first.judge, by("v", 14)).await.unwrap());
-    assert!(
-        store
-            .claim_queue(by("y", 15))
-            .await
-            .unwrap()
-            .is_none_or(|c| c.judging.policy == "b@1")
-    );
-    let late = store.claim_queue(by("y", 30)).await.unwrap().unwrap();
+    assert!(store.claim_queue(by("y", 15)).await.unwrap().is_none());
+    let turn = store.claim_queue(by("y", 30)).await.unwrap().unwrap();
+    assert_eq!(turn.judging.policy, "b@1", "it has waited longest");
+    let late = store.claim_queue(by("y", 31)).await.unwrap().unwrap();
     assert_eq!(late.texts.len(), 3, "the leases of a are over");
     // Whoever had them before takes nothing out of the queue any more.
-    store
-        .settle_queue(first.judge, settlement("v", &["one", "two"], Then::Again))
-        .await
-        .unwrap();
+    let stale = settlement("v", &["one", "two"], Then::Again);
+    store.settle_queue(first.judge, stale).await.unwrap();
     assert_eq!(store.queue_depth("md").await.unwrap(), 5);
     let retry = settlement("y", &["one"], Then::Retry(50));
     store.settle_queue(late.judge, retry).await.unwrap();
-    assert!(!store.renew_queue(late.judge, by("y", 31)).await.unwrap());
-    let again = store.claim_queue(by("y", 60)).await.unwrap().unwrap();
-    let again = match again.judging.policy.as_str() {
-        "a@1" => again,
-        _ => store.claim_queue(by("y", 60)).await.unwrap().unwrap(),
-    };
+    assert!(!store.renew_queue(late.judge, by("y", 32)).await.unwrap());
+    assert!(store.claim_queue(by("y", 39)).await.unwrap().is_none());
+    let turn = store.claim_queue(by("y", 60)).await.unwrap().unwrap();
+    assert_eq!(turn.judging.policy, "b@1");
+    let again = store.claim_queue(by("y", 61)).await.unwrap().unwrap();
     assert_eq!(again.texts, [("two".into(), 1), ("three".into(), 1)]);
 }

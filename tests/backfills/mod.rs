@@ -178,11 +178,6 @@ impl Bench {
         bench
     }
 
-    /// Another worker on the same engine and clock.
-    fn another(&self) -> Worker {
-        Worker::new(self.engine.clone(), paced(&self.clock))
-    }
-
     async fn answer(&self, sql: &str) -> Result<Vec<Vec<String>>, Error> {
         let statement = self.session.split(sql).remove(0)?;
         let (stream, ended) = self.session.run(&statement).await?.split();

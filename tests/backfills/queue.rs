@@ -134,7 +134,7 @@ async fn texts_are_gone_when_they_are_judged_or_erased() {
         })
     };
     bench
-        .rows("SELECT safeguard_classify('p', t) FROM (VALUES ('wordone'), ('wordtwo')) AS v(t)")
+        .rows("SELECT safeguard_classify('p', 'word' || t) FROM (VALUES ('one'), ('two')) AS v(t)")
         .await;
     assert!(found("wordone") && found("wordtwo"));
     let erased = bench
