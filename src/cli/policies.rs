@@ -146,7 +146,7 @@ async fn diff(dir: &Path, old: &str, new: &str) -> Result<ExitCode, Error> {
         true => "the same version: no verdict can change".to_owned(),
         false => changes(&old, &new),
     };
-    Ok(written(|out| write!(out, "{unified}{said}\n")))
+    Ok(written(|out| writeln!(out, "{unified}{said}")))
 }
 
 /// `rules: H1 reworded, H3 added; text beside the rules changed`

@@ -8,6 +8,7 @@
 
 use super::Engine;
 use super::functions::{named, said, typed};
+use super::script::BARE_SCHEMAS;
 use crate::error::Error;
 use async_trait::async_trait;
 use datafusion::arrow::array::ArrayRef;
@@ -115,7 +116,10 @@ pub(super) fn register(context: &SessionContext, engine: &Engine, user: &str) {
 /// The procedure that an expression calls, itself and not below it.
 pub fn called(expr: &Expr) -> Option<&str> {
     match expr {
-        Expr::ScalarFunction(call) if call.name().contains('.') => Some(call.name()),
+        Expr::ScalarFunction(call) => {
+            let (schema, _) = call.name().split_once('.')?;
+            (!BARE_SCHEMAS.contains(&schema)).then(|| call.name())
+        }
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use super::{CATALOG, Engine, Session};
 use crate::error::Error;
 use crate::store::{RelationRow, now};
 use datafusion::common::TableReference;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{DdlStatement, DropTable, DropView, LogicalPlan};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -52,6 +52,15 @@ pub(super) struct Name {
     name: String,
 }
 
+impl Name {
+    fn schema(name: &str) -> Name {
+        Name {
+            schema: name.to_owned(),
+            name: String::new(),
+        }
+    }
+}
+
 /// What `plan` will do, seen before it is done; `None` where nothing is kept of it.
 pub(super) fn change(
     session: &Session,
@@ -61,77 +70,84 @@ pub(super) fn change(
     let LogicalPlan::Ddl(ddl) = plan else {
         return None;
     };
-    let exists = |name: &TableReference| session.context.table_exist(name.clone());
-    let schema_exists = |name: &str| {
-        let catalog = session.context.catalog(CATALOG);
-        catalog.is_some_and(|catalog| catalog.schema(name).is_some())
-    };
-    let made = |kind: &str, name: Name, made_by: String| {
-        Change::Put(Box::new(RelationRow {
-            kind: kind.to_owned(),
-            schema: name.schema,
-            name: name.name,
-            sql: statement.sql.clone(),
-            made_by,
-            default_schema: default_schema(session),
-            created_by: session.user.clone(),
-            created_at: now(),
-        }))
-    };
-    Some(match ddl {
+    match ddl {
         DdlStatement::CreateExternalTable(table) => {
-            if table.temporary || (table.if_not_exists && exists(&table.name).ok()?) {
+            let there = table.if_not_exists && exists(session, &table.name)?;
+            if table.temporary || there {
                 return None;
             }
             let name = resolved(session, &table.name)?;
-            match table.options.keys().any(|key| is_secret(key))
-                || table.locations.iter().any(|location| holds_login(location))
-            {
+            let secret = table.options.keys().any(|key| is_secret(key))
+                || table.locations.iter().any(|location| holds_login(location));
+            Some(match secret {
                 true => Change::Secret(name),
-                false => made("table", name, with_absolute_locations(&statement.sql)),
-            }
+                false => {
+                    let made_by = with_absolute_locations(&statement.sql);
+                    put(session, statement, ("table", name), made_by)
+                }
+            })
         }
         DdlStatement::CreateView(view) if !view.temporary => {
             let name = resolved(session, &view.name)?;
             // As the planner read it: a server reads some things otherwise.
-            made("view", name, statement.ast().map(ToString::to_string)?)
+            let made_by = statement.ast().map(ToString::to_string)?;
+            Some(put(session, statement, ("view", name), made_by))
         }
         DdlStatement::CreateCatalogSchema(schema) => {
             let name = schema.schema_name.strip_prefix(&format!("{CATALOG}."));
-            let name = name.unwrap_or(&schema.schema_name).to_owned();
-            if name.contains('.') || schema_exists(&name) {
-                return None;
-            }
-            let name = Name {
-                schema: name,
-                name: String::new(),
-            };
-            made("schema", name, statement.sql.clone())
+            let name = name.unwrap_or(&schema.schema_name);
+            let own = !name.contains('.') && !schema_exists(session, name);
+            own.then(|| {
+                let made_by = statement.sql.clone();
+                put(session, statement, ("schema", Name::schema(name)), made_by)
+            })
         }
-        DdlStatement::CreateMemoryTable(table) if table.or_replace => Change::Drop {
+        DdlStatement::CreateMemoryTable(table) if table.or_replace => Some(Change::Drop {
             name: resolved(session, &table.name)?,
             unmade: false,
-        },
-        DdlStatement::DropTable(drop) => Change::Drop {
-            unmade: !exists(&drop.name).ok()?,
-            name: resolved(session, &drop.name)?,
-        },
-        DdlStatement::DropView(drop) => Change::Drop {
-            unmade: !exists(&drop.name).ok()?,
-            name: resolved(session, &drop.name)?,
-        },
+        }),
+        DdlStatement::DropTable(DropTable { name, .. })
+        | DdlStatement::DropView(DropView { name, .. }) => Some(Change::Drop {
+            unmade: !exists(session, name)?,
+            name: resolved(session, name)?,
+        }),
         DdlStatement::DropCatalogSchema(drop) => {
-            let schema = drop.name.schema_name().to_owned();
-            Change::Drop {
-                unmade: !schema_exists(&schema),
-                name: Name {
-                    schema,
-                    name: String::new(),
-                },
-            }
+            let name = drop.name.schema_name();
+            Some(Change::Drop {
+                unmade: !schema_exists(session, name),
+                name: Name::schema(name),
+            })
         }
-        _ => return None,
-    })
+        _ => None,
+    }
+}
+
+fn put(
+    session: &Session,
+    statement: &Statement,
+    (kind, name): (&str, Name),
+    made_by: String,
+) -> Change {
+    Change::Put(Box::new(RelationRow {
+        kind: kind.to_owned(),
+        schema: name.schema,
+        name: name.name,
+        sql: statement.sql.clone(),
+        made_by,
+        default_schema: default_schema(session),
+        created_by: session.user.clone(),
+        created_at: now(),
+    }))
+}
+
+/// `None` where that cannot be told.
+fn exists(session: &Session, name: &TableReference) -> Option<bool> {
+    session.context.table_exist(name.clone()).ok()
+}
+
+fn schema_exists(session: &Session, name: &str) -> bool {
+    let catalog = session.context.catalog(CATALOG);
+    catalog.is_some_and(|catalog| catalog.schema(name).is_some())
 }
 
 /// Forgets what a DROP names that was kept and could not be made; whether there was such a thing.
@@ -196,10 +212,7 @@ impl Engine {
 async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
     session.set("datafusion.catalog.default_schema", &row.default_schema)?;
     let there = match row.kind.as_str() {
-        "schema" => {
-            let catalog = session.context.catalog(CATALOG);
-            catalog.is_some_and(|catalog| catalog.schema(&row.schema).is_some())
-        }
+        "schema" => schema_exists(session, &row.schema),
         _ => session.context.table_exist(TableReference::partial(
             row.schema.as_str(),
             row.name.as_str(),

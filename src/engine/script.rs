@@ -11,8 +11,9 @@ use crate::error::Error;
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{CopyToSource, DFParserBuilder, Statement as Parsed};
 use datafusion::sql::sqlparser::ast::{
-    self, AccessExpr, Expr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, Subscript, TableFactor, Value, VisitMut, VisitorMut,
+    self, AccessExpr, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArgOperator,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Subscript, TableFactor, Value,
+    VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -268,7 +269,7 @@ fn prepare(parsed: &mut Parsed) -> Result<(), DataFusionError> {
 struct Fields;
 
 /// Schemas whose functions are known without them.
-const BARE_SCHEMAS: [&str; 2] = ["pg_catalog", "information_schema"];
+pub(super) const BARE_SCHEMAS: [&str; 2] = ["pg_catalog", "information_schema"];
 
 /// Whether a function is one of a schema's own, such as `cron.schedule`. Its name is spelled as it is registered.
 fn is_procedure(name: &mut ObjectName) -> bool {
@@ -287,9 +288,22 @@ fn is_procedure(name: &mut ObjectName) -> bool {
     own
 }
 
-/// `name => value` as a struct of one field.
+/// `name => value` and `name := value` as a struct of one field.
 fn by_place(args: &mut [FunctionArg]) {
     for arg in args {
+        if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Assignment,
+            right,
+        })) = arg
+            && let Expr::Identifier(name) = left.as_ref()
+        {
+            *arg = FunctionArg::Named {
+                name: name.clone(),
+                arg: FunctionArgExpr::Expr(right.as_ref().clone()),
+                operator: FunctionArgOperator::Assignment,
+            };
+        }
         if let FunctionArg::Named {
             name,
             arg: FunctionArgExpr::Expr(value),

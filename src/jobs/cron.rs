@@ -221,16 +221,17 @@ impl Scheduler {
         match seen {
             // Somebody else looks: nothing was missed, and this process goes on from where that one is.
             Some(seen) if others => looked = seen.div_euclid(MINUTE).min(minute),
-            Some(seen) => {
-                let last: HashMap<i64, i64> =
-                    self.engine.store().last_due().await?.into_iter().collect();
+            // Without a process so far, everything since a job was scheduled was missed.
+            seen => {
+                let seen = seen.unwrap_or(0);
+                let last = self.engine.store().last_due().await?;
+                let last: HashMap<i64, i64> = last.into_iter().collect();
                 claims.missed = self.missed(&jobs, seen, minute * MINUTE);
                 claims
                     .missed
                     .extend(self.missed_seconds(&jobs, seen, &last, now));
                 claims.seen = Some(minute * MINUTE);
             }
-            None => claims.seen = Some(minute * MINUTE),
         }
         if !jobs.is_empty() {
             self.waiting += self.engine.store().claim(claims).await?;

@@ -78,7 +78,10 @@ pub struct Registry {
 
 /// Teaches a registry what others published.
 #[derive(Default)]
-struct Elsewhere(OnceLock<Box<dyn Fn(&Registry) + Send + Sync>>);
+struct Elsewhere(OnceLock<Box<Look>>);
+
+/// See [`Registry::look_elsewhere`].
+type Look = dyn Fn(&Registry) + Send + Sync;
 
 impl fmt::Debug for Elsewhere {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

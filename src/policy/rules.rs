@@ -349,7 +349,15 @@ mod tests {
             Policy::parse(&format!("---\nlabels: [allowed, bad]\n---\n{text}")).unwrap()
         };
         let old = "Find it.\n- H1: insults.\n- H2: threats,  of any kind.\n- H3: mockery.";
-        let cases: [(&str, &[&str], &[&str], &[&str], bool); 10] = [
+        // A new text; the codes added, removed and reworded; whether anything else changed.
+        type Case = (
+            &'static str,
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static [&'static str],
+            bool,
+        );
+        let cases: [Case; 10] = [
             (
                 "Find it.\n- H1 (allowed): insults.\n- H2: threats, of any kind.\n- H3: mockery.",
                 &[],

@@ -8,7 +8,7 @@ use super::records::{Digest, from_hex};
 use rusqlite::OptionalExtension;
 
 /// Where a text may stand in full, beside its digest.
-const QUOTED_IN: [&str; 2] = ["overrides", "backtest_flips"];
+const QUOTED_IN: [&str; 3] = ["overrides", "evaluation_rows", "backtest_flips"];
 
 impl Store {
     /// Keys of verdicts that begin with these hex digits (of either case, 1 to 64): none, one, or two of several.

@@ -60,6 +60,17 @@ struct Reservoir<T> {
     left_out: f64,
 }
 
+impl<T> Default for Reservoir<T> {
+    fn default() -> Self {
+        Reservoir {
+            population: 0,
+            kept: BinaryHeap::new(),
+            bytes: 0,
+            left_out: f64::INFINITY,
+        }
+    }
+}
+
 impl<T> Reservoir<T> {
     fn leave_out(&mut self) -> usize {
         let Some(last) = self.kept.pop() else {
@@ -106,16 +117,10 @@ impl<K: Ord + Clone, T> Strata<K, T> {
         (weight, chance): (f64, f64),
         row: impl FnOnce() -> (T, usize),
     ) {
-        if !self.by_key.contains_key(key) {
-            let fresh = Reservoir {
-                population: 0,
-                kept: BinaryHeap::new(),
-                bytes: 0,
-                left_out: f64::INFINITY,
-            };
-            self.by_key.insert(key.clone(), fresh);
-        }
-        let stratum = self.by_key.get_mut(key).expect("bug: it was put there");
+        let stratum = match self.by_key.get_mut(key) {
+            Some(stratum) => stratum,
+            None => self.by_key.entry(key.clone()).or_default(),
+        };
         stratum.population += 1;
         let rank = -chance.ln() / weight;
         if rank >= stratum.left_out {
