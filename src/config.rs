@@ -64,10 +64,55 @@ pub const POLICY_RULES_MAX: usize = 256;
 pub const POLICY_DIGEST_PREFIX_MIN: usize = 6;
 /// Names offered when one is unknown.
 pub const POLICY_NEAR_MAX: usize = 3;
+/// Tries to publish a version while other processes take its number.
+pub const PUBLISH_TRIES_MAX: u32 = 10;
 /// Rows of one golden set.
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
+
+/// Rows of one chunk of a backfill: what is claimed, judged and committed together; DESIGN 13.
+pub const BACKFILL_CHUNK_ROWS: usize = 256;
+/// Bytes of texts of one chunk; a chunk ends at it or at its rows.
+pub const BACKFILL_CHUNK_BYTES: usize = 4 << 20;
+/// Chunks of a backfill that are spooled in one commit.
+pub const BACKFILL_SPOOL_CHUNKS: usize = 16;
+/// Above this many rows a backfill must be given a note.
+pub const BACKFILL_ROWS_WITHOUT_NOTE: u64 = 10_000;
+/// Texts by which the tokens of a backfill are estimated.
+pub const BACKFILL_ESTIMATE_TEXTS: usize = 256;
+/// Chunks that one process works on at once.
+pub const BACKFILL_WORKERS: usize = 2;
+/// Milliseconds that a claim on work holds without being renewed; after a kill, how long its chunk waits.
+pub const BACKFILL_LEASE_MS: u64 = 30_000;
+/// Milliseconds between two looks of a worker at whether its work is still wanted; leases are renewed with them.
+pub const BACKFILL_WATCH_MS: u64 = 1_000;
+/// Milliseconds between two looks for work that another process may have left.
+pub const BACKFILL_POLL_MS: u64 = 1_000;
+/// Times that a text whose question fails is asked before it is given up.
+pub const BACKFILL_TRIES_MAX: u32 = 5;
+/// Texts of one chunk that must all fail for the backend to be blamed, whatever went before.
+pub const BACKFILL_FAULT_TEXTS: usize = 8;
+/// Failures of the backend in a row after which the texts of a smaller chunk are blamed too.
+pub const BACKFILL_SETBACKS_MAX: u32 = 20;
+/// Milliseconds before the second try; doubled for each further one.
+pub const BACKFILL_PAUSE_MS: u64 = 1_000;
+/// Milliseconds between two tries at the most.
+pub const BACKFILL_PAUSE_MS_MAX: u64 = 60_000;
+/// Milliseconds over which the rate of a backfill is measured.
+pub const BACKFILL_RATE_MS: u64 = 60_000;
+/// Rows of a control sample at the least.
+pub const BACKFILL_CONTROL_MIN: usize = 200;
+/// One in this many rows is in a control sample, where that is more.
+pub const BACKFILL_CONTROL_ONE_IN: usize = 100;
+/// Rows of a control sample at the most; they are held in memory while a source is read.
+pub const BACKFILL_CONTROL_MAX: usize = 2_000;
+/// Texts that wait in the queue of `safeguard.answer = queue`.
+pub const QUEUE_ROWS_MAX: u64 = 1_000_000;
+/// Bytes of one text that waits there; a longer one has more than [`TEXT_TOKENS_MAX`] tokens.
+pub const QUEUE_TEXT_BYTES_MAX: usize = 1 << 20;
+/// Policies, modes and efforts that texts wait for at once.
+pub const QUEUE_JUDGES_MAX: u64 = 1_000;
 
 /// Share of right labels that a calibration asks of scores, where nobody says another.
 pub const CALIBRATION_TARGET: f64 = 0.95;
@@ -75,6 +120,46 @@ pub const CALIBRATION_TARGET: f64 = 0.95;
 pub const CALIBRATION_RISK: f64 = 0.05;
 /// Thresholds that a calibration tries.
 pub const CALIBRATION_STEPS: usize = 8;
+
+/// Confidence of the intervals about measured figures.
+pub const EVALUATION_CONFIDENCE: f64 = 0.95;
+/// Golden texts that an evaluation has judged before it looks further.
+pub const EVALUATION_CHUNK: usize = 1_024;
+/// Times that an evaluation asks each row again.
+pub const EVALUATION_REPEATS_MAX: i64 = 100;
+/// Policies of one evaluation.
+pub const EVALUATION_POLICIES_MAX: usize = 16;
+/// Resamples behind an interval that has no formula.
+pub const BOOTSTRAP_ROUNDS: usize = 2_000;
+
+/// Rows of the source that a backtest samples at the most.
+pub const BACKTEST_SAMPLE_MAX: usize = 20_000;
+/// Bytes of texts that a backtest holds while it draws its sample; past it, the sample is cut.
+pub const BACKTEST_SAMPLE_BYTES_MAX: usize = 256 << 20;
+/// Share of a backtest's sample that is spread evenly over the strata; the rest goes by size.
+pub const BACKTEST_EVEN_SHARE: f64 = 0.2;
+/// How much more a row counts for the rest where the old version convicted or did not decide.
+pub const BACKTEST_VIOLATING_FACTOR: f64 = 4.0;
+/// Different values of a backtest's column `strata`.
+pub const BACKTEST_STRATA_VALUES_MAX: usize = 32;
+/// Texts that a backtest judges under the one version and then under the other.
+pub const BACKTEST_CHUNK_TEXTS: usize = 256;
+/// The same where the statement has a budget: what it leaves half done when it is spent.
+pub const BACKTEST_BUDGETED_TEXTS: usize = 32;
+/// Changed rows that a backtest lists.
+pub const BACKTEST_FLIPS_MAX: usize = 1_000;
+/// Sampled rows that a backtest asks again for the noise floor.
+pub const BACKTEST_NOISE_ROWS: usize = 200;
+/// How often each of them.
+pub const BACKTEST_REPEATS_MAX: usize = 20;
+/// Texts that one report shows.
+pub const REPORT_EXAMPLES_MAX: usize = 200;
+/// Different values that a comparison of stored verdicts counts by.
+pub const DIFF_GROUPS_MAX: usize = 10_000;
+/// Hexadecimal digits that tell one verdict from others.
+pub const VERDICT_DIGEST_PREFIX_MIN: usize = 6;
+/// Scores that lie no further apart are the same: the arithmetic of a GPU may differ in its last bits.
+pub const REPLAY_SCORE_TOLERANCE: f64 = 1e-4;
 
 /// Bytes of one message from a client that carries values or data.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -172,6 +257,22 @@ pub struct Config {
     pub allow_swap: bool,
     /// Folders, resolved, below which statements may read and write files; `None` for whatever the program may.
     pub content_roots: Option<Vec<PathBuf>>,
+    /// A folder of policies of the user's.
+    pub policies: Option<PathBuf>,
+}
+
+impl Config {
+    /// The embedded model over a store, for what asks nothing.
+    pub fn embedded(data_dir: PathBuf) -> Config {
+        Config {
+            data_dir: Some(data_dir),
+            model: "nano".to_owned(),
+            models_dir: models_dir(),
+            allow_swap: false,
+            content_roots: None,
+            policies: None,
+        }
+    }
 }
 
 /// Texts that one local model holds at once in each lane, waiting or running; further ones wait outside.

@@ -7,9 +7,11 @@
 mod calibrate;
 mod files;
 pub mod functions;
+pub mod golden;
 mod judge;
+pub mod policies;
 pub mod procedures;
-mod publish;
+pub(crate) mod publish;
 mod relations;
 mod roots;
 pub mod script;
@@ -27,8 +29,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
-use crate::policy::{Policy, Registry, Version, folder};
-use crate::store::{self, Store, VersionRow};
+use crate::policy::Registry;
+use crate::store::{self, Store};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
@@ -40,13 +42,11 @@ use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
 use safeguard_udfs::{Summary, install};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The catalog of every session.
 pub const CATALOG: &str = "safeguard";
-/// Who published the policies that come with the program.
-const SHIPPED_BY: &str = "safeguard";
 
 /// What all sessions share.
 #[derive(Debug, Clone)]
@@ -59,13 +59,15 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
     functions: Arc<Vec<Function>>,
+    /// The user's own policies, if any.
+    folder: Option<Arc<Path>>,
     procedures: Arc<Vec<Procedure>>,
 }
 
 impl Engine {
     /// Opens store, policies and model; takes as long as reading the model's weights.
     pub async fn open(config: Config) -> Result<Engine, Error> {
-        let roots = config.content_roots.clone();
+        let (roots, folder) = (config.content_roots.clone(), config.policies.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let store = match &config.data_dir {
                 Some(dir) => Store::open(dir)?,
@@ -85,6 +87,7 @@ impl Engine {
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
         Engine::with_backend(store, Arc::new(backend))
             .await?
+            .with_policies(folder.as_deref())
             .with_roots(roots)
     }
 
@@ -112,7 +115,7 @@ impl Engine {
 
     /// An engine over any backend.
     pub async fn with_backend(store: Store, backend: Arc<dyn Backend>) -> Result<Engine, Error> {
-        let policies = Arc::new(registry(&store).await?);
+        let policies = Arc::new(policies::registry(&store).await?);
         let check = {
             let policies = Arc::clone(&policies);
             Arc::new(move |policy: &str, label: &str| check_override(&policies, policy, label))
@@ -130,14 +133,17 @@ impl Engine {
             runtime: Roots::default().runtime()?,
             roots: Roots::default(),
             functions: Arc::new(vec![publish::function(), calibrate::function()]),
+            folder: None,
             procedures: Arc::default(),
         };
-        // The view is one of the shared schema, so that the first session makes it for all.
-        engine
-            .session("safeguard")
-            .context
-            .sql(store::LABELS_VIEW)
-            .await?;
+        // Views are of the shared schema, so that the first session makes them for all.
+        let session = engine.session("safeguard");
+        for view in [store::LABELS_VIEW]
+            .into_iter()
+            .chain(store::EVALUATION_VIEWS)
+        {
+            session.context.sql(view).await?;
+        }
         Ok(engine)
     }
 
@@ -177,6 +183,14 @@ impl Engine {
         &self.policies
     }
 
+    /// Takes in versions of policies that other processes published since this one opened the store.
+    ///
+    /// # Errors
+    /// The store fails; a version in it cannot be used.
+    pub async fn learn_policies(&self) -> Result<(), Error> {
+        policies::refresh(&self.policies, &self.store).await
+    }
+
     /// What the model is.
     pub fn model(&self) -> &ModelIdentity {
         &self.model
@@ -203,40 +217,6 @@ fn catalogs(
     let list = MemoryCatalogProviderList::new();
     list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     Ok(Arc::new(list))
-}
-
-/// What the store holds, and what the program brings that was never published.
-async fn registry(store: &Store) -> Result<Registry, Error> {
-    let mut versions = Vec::new();
-    for row in store.versions().await? {
-        let policy = Arc::new(Policy::parse_as(&row.name, &row.text)?);
-        versions.push(Version {
-            name: row.name.into(),
-            number: row.version,
-            digest: row.digest.into(),
-            policy,
-            published_at: row.published_at,
-            published_by: row.published_by.unwrap_or_default(),
-            note: row.note.unwrap_or_default(),
-        });
-    }
-    let registry = Registry::load(versions)?;
-    for file in folder::shipped() {
-        let known: Vec<_> = registry
-            .versions()
-            .into_iter()
-            .filter(|v| v.name == file.policy.name)
-            .collect();
-        // A shipped text takes the place of a shipped one, never of what somebody here published.
-        let ours = known
-            .last()
-            .is_none_or(|current| current.published_by == SHIPPED_BY);
-        let digest = file.policy.digest();
-        if ours && !known.iter().any(|v| *v.digest == *digest) {
-            publish::publish(&registry, store, file.policy, ("shipped", SHIPPED_BY)).await?;
-        }
-    }
-    Ok(registry)
 }
 
 fn check_override(policies: &Registry, policy: &str, label: &str) -> Result<bool, String> {
@@ -278,20 +258,4 @@ fn notice(summary: &Summary) -> String {
     parts.push(format!("{} tokens", summary.tokens_in + summary.tokens_out));
     parts.push(format!("{:.1} s", summary.elapsed.as_secs_f64()));
     parts.join(", ")
-}
-
-/// A version as the store keeps it.
-fn version_row(version: &Version) -> VersionRow {
-    let labels: Vec<&str> = version.policy.labels.iter().map(AsRef::as_ref).collect();
-    VersionRow {
-        name: version.name.to_string(),
-        version: version.number,
-        digest: version.digest.to_string(),
-        text: version.policy.source.clone(),
-        labels: serde_json::Value::from(labels).to_string(),
-        title: Some(version.policy.title.clone()),
-        published_at: version.published_at,
-        published_by: Some(version.published_by.clone()),
-        note: Some(version.note.clone()),
-    }
 }

@@ -17,12 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 /// Labels a text by its words: `bad` is bad. A score is sure of a text that says `sure` and wrong about one that says
-/// `odd`; a text that says `endless` is too long.
+/// `odd`; a text that says `endless` is too long; every second answer about `wobbly` is bad, whatever the text; an
+/// analysis cites the rules that a text names. Lines `also bad: ..` and `never bad: ..` of a policy count. Under a policy of more than two labels, a text has the last one it names.
 #[derive(Debug)]
 pub(crate) struct Script {
     identity: ModelIdentity,
     scored: AtomicU64,
     reasoned: AtomicU64,
+    wobbled: AtomicU64,
     efforts: Mutex<Vec<(Mode, Effort)>>,
 }
 
@@ -37,6 +39,7 @@ impl Script {
             },
             scored: AtomicU64::default(),
             reasoned: AtomicU64::default(),
+            wobbled: AtomicU64::default(),
             efforts: Mutex::default(),
         })
     }
@@ -82,19 +85,25 @@ impl Backend for Script {
             &self.scored
         };
         count.fetch_add(1, Relaxed);
-        let index = usize::from(says("bad") != (says("odd") && !reasoned));
+        let labels = &prompt.policy.labels;
+        let index = match labels.len() {
+            2 if says("wobbly") => (self.wobbled.fetch_add(1, Relaxed) % 2) as usize,
+            2 => usize::from(is_bad(&prompt) != (says("odd") && !reasoned)),
+            _ => labels.iter().rposition(|label| says(label)).unwrap_or(0),
+        };
         let best = match (reasoned, says("sure")) {
             (true, _) => 0.9,
             (false, true) => 0.99,
             (false, false) => 0.6,
         };
-        let mut probabilities = vec![1.0 - best; 2];
+        let others = (labels.len() - 1) as f64;
+        let mut probabilities = vec![(1.0 - best) / others; labels.len()];
         probabilities[index] = best;
         Ok(Reply {
             answer: Answer::Label {
                 index,
                 probabilities,
-                analysis: reasoned.then(|| "because".to_owned()),
+                analysis: reasoned.then(|| format!("because of {}", prompt.text)),
                 reasoned,
             },
             tokens_in: self.tokens(&prompt),
@@ -103,19 +112,33 @@ impl Backend for Script {
     }
 }
 
-struct Run {
-    engine: Engine,
-    script: Arc<Script>,
+/// Whether a text says `bad`, or what a line `also bad: ..` of the policy says, and nothing of its line `never bad: ..`.
+fn is_bad(prompt: &Prompt) -> bool {
+    let line = |begins| {
+        let mut lines = prompt.policy.text.lines();
+        let words = lines
+            .find_map(|line| line.strip_prefix(begins))
+            .unwrap_or_default();
+        words
+            .split_whitespace()
+            .any(|word| prompt.text.contains(word))
+    };
+    (prompt.text.contains("bad") || line("also bad: ")) && !line("never bad: ")
+}
+
+pub(crate) struct Run {
+    pub(crate) engine: Engine,
+    pub(crate) script: Arc<Script>,
     session: Session,
     notices: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{} {}", .0.sqlstate(), .0)]
-struct Failure(#[from] Error);
+pub(crate) struct Failure(#[from] Error);
 
 impl Run {
-    async fn new(store: Store, digest: &str) -> Self {
+    pub(crate) async fn new(store: Store, digest: &str) -> Self {
         let script = Script::new(digest);
         let engine = Engine::with_backend(store, script.clone()).await.unwrap();
         let engine = safeguard::jobs::complete(engine);
@@ -149,7 +172,7 @@ impl Run {
         }
     }
 
-    async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
+    pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
         Ok(self.answer(sql).await?.1)
     }
 
@@ -239,7 +262,7 @@ async fn every_file_holds() {
     }
 }
 
-const PUBLISH: &str =
+pub(crate) const PUBLISH: &str =
     "SELECT * FROM safeguard_publish('p', E'---\\nlabels: [allowed, bad]\\n---\\nbad if it sells')";
 const CALIBRATE: &str = "SELECT gap FROM safeguard_calibrate('p', 0.95, 'golden')";
 

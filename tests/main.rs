@@ -2,6 +2,8 @@
 
 /// Mode auto through the whole program, on a scripted backend.
 mod auto;
+/// Backfills and the queue on a scripted backend, killed and failing.
+mod backfills;
 /// Real PostgreSQL clients against the server.
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
@@ -12,10 +14,14 @@ mod input;
 mod models;
 /// The model and its engine against other implementations.
 mod parity;
+/// Policies by the command line.
+mod policies;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
 /// The catalog that survives a restart.
 mod relations;
+/// Stored verdicts asked again.
+mod replay;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

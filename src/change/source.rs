@@ -39,15 +39,22 @@ impl Source {
     /// As [`Session::query`]; 42703 for a column that the query does not give; 42P18 where it is open which column is the
     /// text; 42804 for a text that is no text and a weight that is no number.
     pub async fn resolve(session: &Session, sql: &str, named: Named) -> Result<Source, Error> {
-        let columns = session.query_columns(sql).await?;
-        let find = |name: &str| find(&columns, name);
+        Source::of(&*session.query_columns(sql).await?, sql, named)
+    }
+
+    /// The same for a query whose columns are known.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`], but those of planning.
+    pub fn of(columns: &Schema, sql: &str, named: Named) -> Result<Source, Error> {
+        let find = |name: &str| find(columns, name);
         let id = match &named.id {
             Some(name) => Some(find(name)?.name().clone()),
             None => find("id").ok().map(|field| field.name().clone()),
         };
         let text = match &named.text {
             Some(name) => find(name)?,
-            None => guessed(&columns, id.as_deref())?,
+            None => guessed(columns, id.as_deref())?,
         };
         if !text.data_type().is_string() {
             return Err(refused(
@@ -76,10 +83,17 @@ impl Source {
     /// The query with columns `id` (text, NULL where there is none), `text` and, where one was named, `weight` (double
     /// precision). Rows without a text are left out.
     pub fn select(&self) -> String {
+        self.select_by(None)
+    }
+
+    /// The same with one more column of the query, as the text `strata`.
+    pub fn select_by(&self, strata: Option<&str>) -> String {
         let text = quoted(&self.text);
+        let strata = strata.map(|name| format!(", CAST({} AS TEXT) AS strata", quoted(name)));
         format!(
-            "SELECT {} FROM ({}\n) AS source WHERE {text} IS NOT NULL",
+            "SELECT {}{} FROM ({}\n) AS source WHERE {text} IS NOT NULL",
             self.columns(),
+            strata.unwrap_or_default(),
             self.sql
         )
     }
@@ -104,7 +118,11 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn find<'a>(columns: &'a Schema, name: &str) -> Result<&'a Field, Error> {
+/// The column that a name means, whatever its case where no case fits.
+///
+/// # Errors
+/// 42703, with the columns that are there.
+pub fn find<'a>(columns: &'a Schema, name: &str) -> Result<&'a Field, Error> {
     let fields = columns.fields();
     let found = fields.iter().find(|field| field.name() == name);
     let found = found.or_else(|| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name)));
@@ -147,7 +165,8 @@ fn names(columns: &Schema) -> String {
     names.join(", ")
 }
 
-fn refused(sqlstate: &'static str, why: String) -> Error {
+/// A refusal without a hint.
+pub(super) fn refused(sqlstate: &'static str, why: String) -> Error {
     Error::Refused {
         sqlstate,
         why,

@@ -18,14 +18,15 @@ use std::sync::Arc;
 /// Golden rows and where they came from.
 #[derive(Debug, Clone)]
 pub struct Golden {
-    /// `shipped`, or a table's name.
+    /// `shipped`, a file, or a table or query as it was said.
     pub source: Arc<str>,
     /// Distinct texts, with labels of the policy.
     pub rows: Vec<GoldenRow>,
 }
 
 impl Golden {
-    fn digest(&self) -> Digest {
+    /// Digest over texts and labels, whatever their order.
+    pub fn digest(&self) -> Digest {
         // A table gives its rows in any order.
         let mut rows: Vec<[&Arc<str>; 2]> = self.rows.iter().map(|r| [&r.text, &r.label]).collect();
         rows.sort_unstable();

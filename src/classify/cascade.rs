@@ -12,7 +12,7 @@ use crate::policy::{Registry, Version};
 use crate::store::{CalibrationRow, Store};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use safeguard_udfs::{
-    Classifier, ClassifyError, Decision, Effort, Mode, Request, SafeguardSettings, Source,
+    Answer, Classifier, ClassifyError, Decision, Effort, Mode, Request, SafeguardSettings, Source,
 };
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Cascade {
         found.map_err(|e| ClassifyError::Store(e.to_string()))
     }
 
-    async fn plan(&self, request: &Request) -> Result<Plan, ClassifyError> {
+    pub(super) async fn plan(&self, request: &Request) -> Result<Plan, ClassifyError> {
         let version = self.policies.resolve(&request.policy)?;
         let calibration = self.calibration(&version).await?;
         let policy = match version.number {
@@ -137,12 +137,12 @@ impl Cascade {
 }
 
 /// What a request in mode `auto` is made of.
-struct Plan {
+pub(super) struct Plan {
     version: Arc<Version>,
-    scored: Request,
-    reasoned: Request,
+    pub(super) scored: Request,
+    pub(super) reasoned: Request,
     calibrated: bool,
-    gap: Option<f64>,
+    pub(super) gap: Option<f64>,
 }
 
 /// The settings under which a text is scored for mode `auto`, and golden rows for a calibration.
@@ -161,6 +161,14 @@ fn some(request: &Request, places: &[usize], again: bool) -> Request {
         texts: texts.collect(),
         again,
         ..request.clone()
+    }
+}
+
+/// Whether a scored decision stands where `gap` is the calibrated one.
+pub(super) fn is_sure(decision: &Decision, gap: f64) -> bool {
+    match decision {
+        Ok(verdict) => verdict.gap.is_some_and(|own| own >= gap),
+        Err(_) => true,
     }
 }
 
@@ -188,7 +196,7 @@ impl Round {
                 }
             };
             match &decision {
-                Ok(verdict) if verdict.gap.is_none_or(|gap| gap < self.gap) => {
+                Ok(verdict) if !is_sure(&decision, self.gap) => {
                     self.reasoned.tally.answered(&verdict.provenance);
                     match verdict.provenance.source {
                         Source::Asked => asked.push(place),
@@ -217,6 +225,11 @@ impl Round {
 #[async_trait::async_trait]
 impl Classifier for Cascade {
     fn classify(&self, request: Request) -> BoxStream<'static, Decided> {
+        if request.settings.answer == Answer::Queue && !request.fresh {
+            return stream::once(self.clone().queue(request))
+                .try_flatten()
+                .boxed();
+        }
         match request.settings.mode {
             Mode::Auto => stream::once(self.clone().decide(request))
                 .try_flatten()

@@ -2,11 +2,13 @@
 //!
 //! Takes requests from SQL, gives decisions: [`recall`] answers from the store what was decided before and stores what
 //! is decided now, before it is returned; [`reasoner`] puts the rest to the model. In front of both, [`cascade`] says
-//! which facts mode `auto` wants, by a threshold that [`calibrate`] chose. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
+//! which facts mode `auto` wants, by a threshold that [`calibrate`] chose; with `safeguard.answer = queue` it is [`queued`]
+//! that answers. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
 
 pub mod calibrate;
 pub mod cascade;
 mod flight;
+pub mod queued;
 pub mod reasoner;
 pub mod recall;
 pub mod threshold;

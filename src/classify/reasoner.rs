@@ -51,7 +51,8 @@ impl Classifier for Reasoner {
         request: Request,
     ) -> BoxStream<'static, Result<(usize, Decision), ClassifyError>> {
         if request.settings.answer == Wait::Queue {
-            let why = "safeguard.answer = queue needs a server; wait and stored are there";
+            let why = "safeguard.answer = queue asks nobody now, and this must be asked now; \
+                       SET safeguard.answer = 'wait'";
             return stream::iter([Err(ClassifyError::Unsupported(why.to_owned()))]).boxed();
         }
         let questions = match self.questions(&request) {
@@ -131,6 +132,8 @@ impl Questions {
             Ok(reply) => Ok(self.decision(reply)),
             Err(BackendError::Model(why)) => {
                 tracing::warn!(policy = %self.version.reference(), why, "a text is undecided: error");
+                let request = &self.request;
+                request.tally.fault(&request.texts[i], why);
                 Ok(self.undecided(Reason::Error, Source::Asked))
             }
             Err(e @ (BackendError::PolicyTooLong { .. } | BackendError::Labels(_))) => {

@@ -2,8 +2,14 @@
 //!
 //! Takes the program's arguments, gives them checked. Knows the words of the command line and nothing behind them.
 
+mod job;
+mod policy;
+mod report;
 mod server;
 
+pub(super) use job::{Job, JobRun};
+pub(super) use policy::{Policy, Test};
+pub(super) use report::{Report, ReportOn};
 pub(super) use server::{PasswordFrom, Serve, User};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -37,7 +43,12 @@ pub(super) enum Command {
     /// Say who may log in to the server; works beside a running one
     #[command(subcommand)]
     User(User),
-    /// Work on policy files
+    /// Work that outlives a statement
+    #[command(subcommand)]
+    Job(Job),
+    /// Write what was found as a page of HTML
+    Report(Report),
+    /// Work on policies: publish, compare, test
     #[command(subcommand)]
     Policy(Policy),
     /// Work on models
@@ -75,6 +86,9 @@ pub(super) struct Sql {
     pub models: ModelsDir,
     #[command(flatten)]
     pub swap: AllowSwap,
+    /// A folder of policies: <name>/policy.md or <name>.md is published when it is new
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<PathBuf>,
     /// Commands and files in the order given.
     #[arg(skip)]
     pub sources: Vec<Source>,
@@ -127,17 +141,6 @@ pub(super) enum Format {
     Csv,
     /// One JSON object a line
     Json,
-}
-
-/// `safeguard policy`.
-#[derive(Debug, Subcommand)]
-pub(super) enum Policy {
-    /// Say what is likely to make a policy judge badly; exit code 1 when a policy has errors
-    Lint {
-        /// Policy files (front matter and text)
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
 }
 
 /// `safeguard model`.

@@ -2,15 +2,20 @@
 //!
 //! Takes the program's arguments, gives its exit code. Results go to stdout, everything else to stderr. `args` says
 //! what can be typed; `shell` runs statements, for `prompt` or for scripts that `script` cuts; `output` writes
-//! results with `table` and `value`; `models` does what concerns model folders. Knows the engine's sessions, the
-//! policies' lint, the models and the server's users, and decides nothing about any of them.
+//! results with `table` and `value`; `models` does what concerns model folders, `policies` and `policy_test` what
+//! concerns policies, `jobs` what runs in the background. Knows the engine's sessions, the policies' lint and their
+//! registry, the models and the server's users, and decides nothing about any of them.
 
 mod args;
 mod interrupt;
+mod jobs;
 mod models;
 mod output;
+mod policies;
+mod policy_test;
 mod progress;
 mod prompt;
+mod report;
 mod script;
 mod serve;
 mod shell;
@@ -19,13 +24,13 @@ mod users;
 mod value;
 
 use crate::config::{self, Config, POLICY_BYTES_MAX};
-use crate::engine::Engine;
+use crate::engine::{Engine, Session};
 use crate::error::Error;
-use crate::jobs;
 use crate::model::tokenizer::Tokenizer;
 use crate::policy::lint::{Level, lint};
 use args::{Args, Command, Source};
 use interrupt::Interrupts;
+use jobs::Beside;
 use shell::{Outcome, Shell, report};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
@@ -51,7 +56,9 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Sql(args) => sql(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::User(command) => users::run(command).await,
-        Command::Policy(args::Policy::Lint { files }) => lint_files(&files),
+        Command::Job(command) => jobs::run(command).await,
+        Command::Policy(command) => policies::run(command).await,
+        Command::Report(args) => report::run(args).await,
         Command::Model(command) => models::run(command),
     }
 }
@@ -83,8 +90,10 @@ async fn sql(args: args::Sql) -> ExitCode {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        policies: args.policies,
     };
-    let (engine, session) = match open(config).await {
+    let ephemeral = config.data_dir.is_none();
+    let (engine, session, beside) = match open(config, ephemeral).await {
         Ok(opened) => opened,
         Err(error) => {
             report(&error);
@@ -98,15 +107,22 @@ async fn sql(args: args::Sql) -> ExitCode {
     if let Some(line) = engine.demonstration() {
         say(&line);
     }
-    let mut shell = Shell::new(session, Interrupts::listen(), args.format);
-    if prompts {
-        return match prompt::run(&mut shell, history.as_deref()).await {
+    let interrupts = Interrupts::listen();
+    let mut shell = Shell::new(session, interrupts.clone(), args.format);
+    let code = match prompts {
+        true => match prompt::run(&mut shell, history.as_deref()).await {
             Ok(outcome) => code(outcome),
             Err(why) => failed(&format!("cannot read from the terminal: {why}")),
-        };
-    }
+        },
+        false => run_scripts(&mut shell, &scripts).await,
+    };
+    beside.stop(&interrupts).await;
+    code
+}
+
+async fn run_scripts(shell: &mut Shell, scripts: &[String]) -> ExitCode {
     for script in scripts {
-        match shell.script(&script).await {
+        match shell.script(script).await {
             // As in psql, `\q` ends its script and not those after it.
             Outcome::Done | Outcome::Quit => {}
             outcome => return code(outcome),
@@ -115,13 +131,18 @@ async fn sql(args: args::Sql) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn open(config: Config) -> Result<(Engine, crate::engine::Session), Error> {
-    let engine = jobs::open(config).await?;
-    let session = engine.session(&config::local_user());
+async fn open(config: Config, ephemeral: bool) -> Result<(Engine, Session, Beside), Error> {
+    let engine = crate::jobs::open(config).await?;
+    for line in engine.take_policies().await? {
+        say(&line);
+    }
     for line in engine.restore(&engine.session("safeguard")).await? {
         say(&format!("WARNING:  {line}"));
     }
-    Ok((engine, session))
+    let user = config::local_user();
+    let session = engine.session(&user);
+    let beside = Beside::start(&engine, &user, ephemeral).await?;
+    Ok((engine, session, beside))
 }
 
 fn code(outcome: Outcome) -> ExitCode {
@@ -187,7 +208,10 @@ fn policy_source(path: &Path) -> Result<String, String> {
     let unread = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let mut source = String::new();
     let limit = POLICY_BYTES_MAX as u64 + 1;
-    let file = std::fs::File::open(path).map_err(unread)?;
+    let file: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(std::fs::File::open(path).map_err(unread)?),
+    };
     file.take(limit)
         .read_to_string(&mut source)
         .map_err(unread)?;

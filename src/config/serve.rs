@@ -88,6 +88,8 @@ options! {
     allow_swap: bool,
     /// Folders below which SQL may read and write files.
     content_roots: Vec<PathBuf>,
+    /// A folder of policies of the user's.
+    policies: PathBuf,
     /// The certificate chain, PEM.
     tls_cert: PathBuf,
     /// The certificate's key, PEM.
@@ -288,6 +290,7 @@ impl ServeConfig {
                 models_dir: options.models_dir.unwrap_or_else(models_dir),
                 allow_swap: options.allow_swap.unwrap_or(false),
                 content_roots: Some(roots(options.content_roots)?),
+                policies: options.policies,
             },
         };
         if config.is_exposed() && config.tls.is_none() {

@@ -1,33 +1,23 @@
 //! `SELECT * FROM safeguard_calibrate(policy [, target [, golden]])`: from which gap on scores of a policy are trusted.
 //!
-//! Takes a policy, the share of right labels wanted, and the name of a table with columns `text` and `label` (else the
-//! golden set that is shipped under the policy's name); gives one row, the same that is stored in
+//! Takes a policy, the share of right labels wanted, and a table or query with columns `text` and `label` (else the
+//! golden set that comes with the policy); gives one row, the same that is stored in
 //! `safeguard.calibrations`. Knows no statistics.
 
 use super::functions::{Call, Function, FunctionDoc, Planned, Planning};
 use super::publish::external;
+use super::{Engine, golden};
 use crate::classify::calibrate::{Golden, in_words};
 use crate::config::{CALIBRATION_TARGET, Role};
 use crate::error::Error;
-use crate::policy::golden::{GoldenRow, GoldenSet};
-use crate::policy::{Version, folder};
+use crate::policy::Version;
 use crate::store::CalibrationRow;
-use datafusion::arrow::array::{
-    ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
-};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::Session;
-use datafusion::common::{DataFusionError, Result, TableReference, plan_err};
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::TryStreamExt;
+use datafusion::common::{DataFusionError, Result};
 use std::sync::{Arc, LazyLock};
 
 const NAME: &str = "safeguard_calibrate";
-
-/// The columns of a golden table.
-const COLUMNS: [&str; 2] = ["text", "label"];
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let field = |name: &str, data_type| Field::new(name, data_type, name == "gap");
@@ -75,15 +65,9 @@ fn plan(planning: &Planning<'_>) -> Result<Planned> {
             "{NAME}: target {target} is not above 0 and below 1"
         )));
     }
-    let version = planning
-        .engine
-        .policies
-        .resolve(&policy)
-        .map_err(external)?;
-    let golden = match given.text("golden") {
-        Some(table) => Source::Table(table.into()),
-        None => shipped(&version)?,
-    };
+    let policies = &planning.engine.policies;
+    policies.resolve(&policy).map_err(external)?;
+    let golden = given.text("golden").map(Arc::from);
     let calibration = Calibration {
         policy,
         target,
@@ -94,53 +78,21 @@ fn plan(planning: &Planning<'_>) -> Result<Planned> {
     }))
 }
 
-fn shipped(version: &Version) -> Result<Source> {
-    match folder::shipped_golden(&version.policy).map_err(external)? {
-        Some(rows) => Ok(Source::Rows(Arc::new(Golden {
-            source: "shipped".into(),
-            rows,
-        }))),
-        None => Err(DataFusionError::Configuration(format!(
-            "no golden set is shipped for policy \"{0}\"; {NAME}('{0}', {CALIBRATION_TARGET}, 'golden') takes one from \
-             table golden with columns text and label",
-            version.name
-        ))),
-    }
-}
-
-/// Where golden rows come from.
-#[derive(Debug, Clone)]
-enum Source {
-    /// They are here.
-    Rows(Arc<Golden>),
-    /// They are in the table of this name.
-    Table(Arc<str>),
-}
-
 /// A calibration to be made.
 #[derive(Debug, Clone)]
 struct Calibration {
     policy: Arc<str>,
     target: f64,
-    golden: Source,
+    /// A table or a query; `None` for the set that comes with the policy.
+    golden: Option<Arc<str>>,
 }
 
 async fn run(call: Call, calibration: Calibration) -> Result<RecordBatch, Error> {
     let engine = &call.engine;
+    let version = engine.policies.resolve(&calibration.policy)?;
     let golden = match &calibration.golden {
-        Source::Rows(golden) => Arc::clone(golden),
-        Source::Table(name) => {
-            let state = call.session().context().state();
-            let table = golden_plan(name, &state).await?;
-            let version = engine
-                .policies
-                .resolve(&calibration.policy)
-                .map_err(external)?;
-            Arc::new(Golden {
-                source: Arc::clone(name),
-                rows: read(table, &call.context, &version).await?,
-            })
-        }
+        Some(said) => golden::read(&call.session(), NAME, said, &version.policy).await?,
+        None => own(engine, &version)?,
     };
     let Calibration { policy, target, .. } = calibration;
     let row = engine
@@ -150,53 +102,16 @@ async fn run(call: Call, calibration: Calibration) -> Result<RecordBatch, Error>
     Ok(batch(&row)?)
 }
 
-/// How a golden table is read: its columns `text` and `label`.
-async fn golden_plan(name: &str, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-    let catalog = &session.config_options().catalog;
-    let place =
-        TableReference::from(name).resolve(&catalog.default_catalog, &catalog.default_schema);
-    let schema = session
-        .catalog_list()
-        .catalog(&place.catalog)
-        .and_then(|catalog| catalog.schema(&place.schema));
-    let table = match schema {
-        Some(schema) => schema.table(&place.table).await?,
-        None => None,
-    };
-    let Some(table) = table else {
-        return plan_err!("table '{name}' not found");
-    };
-    let columns: Option<Vec<usize>> = COLUMNS
-        .iter()
-        .map(|column| table.schema().index_of(column).ok())
-        .collect();
-    let Some(columns) = columns else {
-        return Err(DataFusionError::Configuration(format!(
-            "{NAME}: table {name} must have the columns text and label"
-        )));
-    };
-    table.scan(session, Some(&columns), &[], None).await
-}
-
-async fn read(
-    table: Arc<dyn ExecutionPlan>,
-    context: &Arc<TaskContext>,
-    version: &Version,
-) -> Result<Vec<GoldenRow>> {
-    let mut batches = execute_stream(table, Arc::clone(context))?;
-    let mut set = GoldenSet::new(&version.policy);
-    let mut row = 0;
-    while let Some(batch) = batches.try_next().await? {
-        let column = |at| cast(batch.column(at), &DataType::Utf8);
-        let (texts, labels) = (column(0)?, column(1)?);
-        let (texts, labels) = (texts.as_string::<i32>(), labels.as_string::<i32>());
-        for (text, label) in texts.iter().zip(labels) {
-            row += 1;
-            set.push(row, text.unwrap_or_default(), label.unwrap_or_default())
-                .map_err(external)?;
-        }
+fn own(engine: &Engine, version: &Version) -> Result<Golden, Error> {
+    match engine.golden_set(&version.policy)? {
+        Some(golden) => Ok(golden),
+        None => Err(DataFusionError::Configuration(format!(
+            "no golden set is shipped for policy \"{0}\"; {NAME}('{0}', {CALIBRATION_TARGET}, 'golden') takes one from \
+             table golden with columns text and label",
+            version.name
+        ))
+        .into()),
     }
-    Ok(set.rows())
 }
 
 fn batch(row: &CalibrationRow) -> Result<RecordBatch> {

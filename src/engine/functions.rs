@@ -10,14 +10,14 @@ use crate::error::Error;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionContext;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use safeguard_udfs::{SafeguardSettings, Statement};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,6 +71,23 @@ pub struct Planning<'a> {
     pub arguments: &'a Arguments,
     /// The session that plans.
     pub session: &'a dyn datafusion::catalog::Session,
+}
+
+impl Planning<'_> {
+    /// The columns of a query, for a function whose own columns depend on it.
+    ///
+    /// # Errors
+    /// As [`Session::query_columns`]; 0A000 where planning the query has to wait for something.
+    pub fn columns(&self, sql: &str) -> Result<SchemaRef> {
+        let session = self.engine.session("");
+        let state = session.context.state_ref();
+        *state.write().config_mut().options_mut() = self.session.config_options().clone();
+        // A table function is planned by a call that cannot wait, and a catalog in memory never has to.
+        match session.query_columns(sql).now_or_never() {
+            Some(columns) => Ok(columns?),
+            None => not_impl_err!("the columns of the source cannot be told without waiting"),
+        }
+    }
 }
 
 /// What a checked call will give, and do.

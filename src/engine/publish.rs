@@ -1,11 +1,10 @@
 //! `SELECT * FROM safeguard_publish(name, text, note)`: a new version of a policy.
 
 use super::functions::{Call, Function, FunctionDoc, Planned, Planning};
-use super::version_row;
+use super::policies;
 use crate::config::Role;
 use crate::error::Error;
-use crate::policy::{Policy, PolicyError, Published, Registry};
-use crate::store::{Store, now};
+use crate::policy::{Policy, PolicyError};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result};
@@ -53,7 +52,8 @@ fn plan(planning: &Planning<'_>) -> Result<Planned> {
 
 async fn run(call: Call, policy: Policy, note: Arc<str>) -> Result<RecordBatch, Error> {
     let Call { engine, user, .. } = call;
-    let published = publish(&engine.policies, &engine.store, policy, (&note, &user)).await?;
+    let published =
+        policies::publish(&engine.policies, &engine.store, policy, (&note, &user)).await?;
     let version = &published.version;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from(vec![version.name.as_ref()])),
@@ -64,22 +64,6 @@ async fn run(call: Call, policy: Policy, note: Arc<str>) -> Result<RecordBatch, 
     Ok(RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(DataFusionError::from)?)
 }
 
-/// Publishes and keeps: a version that is not stored is not published.
-pub(super) async fn publish(
-    registry: &Registry,
-    store: &Store,
-    policy: Policy,
-    (note, by): (&str, &str),
-) -> Result<Published, Error> {
-    let published = registry.publish(policy, note, by, now())?;
-    if published.new {
-        store
-            .append_version(version_row(&published.version))
-            .await?;
-    }
-    Ok(published)
-}
-
-pub(super) fn external(error: PolicyError) -> DataFusionError {
+pub(crate) fn external(error: PolicyError) -> DataFusionError {
     DataFusionError::External(Box::new(ClassifyError::from(error)))
 }

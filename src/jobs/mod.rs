@@ -1,11 +1,19 @@
 //! Work that outlives a statement, and the engine with everything that belongs to it.
 //!
-//! Takes a [`Config`], gives the engine whose sessions have every table function and procedure of this program. Knows
-//! nothing of sockets or terminals.
+//! Takes a [`Config`], gives the engine whose sessions have every table function and procedure of this program, and
+//! runners that work off what was left for the background: [`backfill`] says what SQL may ask for, [`spool`] reads sources
+//! (with [`affected`] where only some rows are wanted), [`worker`] claims and judges, [`runner`] keeps workers going at a
+//! [`pace`]; [`cron`] runs commands by their [`schedule`]. Knows nothing of sockets or terminals.
 
+mod affected;
+mod backfill;
 pub mod cron;
 mod erase;
+pub mod pace;
+pub mod runner;
 pub mod schedule;
+mod spool;
+pub mod worker;
 
 use crate::config::Config;
 use crate::engine::Engine;
@@ -25,6 +33,7 @@ pub async fn open(config: Config) -> Result<Engine, Error> {
 pub fn complete(engine: Engine) -> Engine {
     engine
         .with_functions(crate::change::functions())
+        .with_functions(backfill::functions())
         .with_functions(vec![erase::function()])
         .with_procedures(cron::procedures())
 }

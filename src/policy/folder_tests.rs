@@ -31,6 +31,14 @@ fn one_bad_file_names_itself_and_hides_no_other() {
         ),
         (".git/config", b""),
         ("README.md", b""),
+        ("notes.txt", b""),
+        ("plain.md", b"---\nlabels: [allowed, bad]\n---\nFind it."),
+        ("plain/golden.csv", b"text,label\na,bad\nb,allowed\n"),
+        (
+            "twice/policy.md",
+            b"---\nlabels: [allowed, bad]\n---\nFind it.",
+        ),
+        ("twice.md", b"---\nlabels: [allowed, bad]\n---\nFind it."),
     ] {
         fs::create_dir_all(at(path).parent().unwrap()).unwrap();
         fs::write(at(path), bytes).unwrap();
@@ -41,7 +49,15 @@ fn one_bad_file_names_itself_and_hides_no_other() {
         .iter()
         .map(|file| (&*file.policy.name, file.golden.len()))
         .collect();
-    assert_eq!(loaded, [("good", 1), ("no-golden", 0)]);
+    assert_eq!(
+        loaded,
+        [
+            ("bad-golden", 0),
+            ("good", 1),
+            ("no-golden", 0),
+            ("plain", 2)
+        ]
+    );
     let failed: Vec<String> = found.failed.iter().map(PolicyError::to_string).collect();
     let root = dir.path().display();
     assert_eq!(
@@ -55,7 +71,36 @@ fn one_bad_file_names_itself_and_hides_no_other() {
             format!(
                 "{root}/other/policy.md: policy \"other\" is not usable: its front matter names it \"another\""
             ),
+            format!("{root}/twice.md: {root}/twice/policy.md has the same name"),
         ]
+    );
+}
+
+#[test]
+fn one_folder_is_called_as_it_says_or_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("mine");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("policy.md");
+    for (front, wanted) in [("", "mine"), ("name: draft\n", "draft")] {
+        fs::write(
+            &path,
+            format!("---\n{front}labels: [allowed, bad]\n---\nFind it."),
+        )
+        .unwrap();
+        let file = open(&folder).unwrap();
+        assert_eq!((&*file.policy.name, file.golden.len()), (wanted, 0));
+    }
+    fs::write(folder.join("golden.csv"), "text,label\na,bad\n").unwrap();
+    assert_eq!(open(&folder).unwrap().golden.len(), 1);
+    fs::write(folder.join("golden.csv"), "text,label\na,worse\n").unwrap();
+    let error = open(&folder).unwrap_err().to_string();
+    assert!(error.contains("label \"worse\" is not one of"), "{error}");
+    fs::write(&path, "x").unwrap();
+    let error = open(&folder).unwrap_err().to_string();
+    assert!(
+        error.contains("mine/policy.md: policy \"mine\" is not usable"),
+        "{error}"
     );
 }
 

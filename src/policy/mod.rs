@@ -6,7 +6,7 @@
 //! closure it is handed, and knows nothing of models, SQL, verdicts or how versions are kept.
 //!
 //! A policy's digest covers what can change a verdict: the model's text and the labels with the allowed one marked.
-//! Edits of title, rules, languages or owner in the front matter make no new version.
+//! Edits of title, rules, thresholds, languages or owner in the front matter make no new version.
 
 mod contract;
 mod error;
@@ -16,11 +16,13 @@ pub mod lint;
 mod parse;
 mod registry;
 mod rules;
+mod thresholds;
 
 pub use contract::CONTRACT_VERSION;
 pub use error::PolicyError;
 pub use registry::{Published, Registry, Version};
-pub use rules::Rule;
+pub use rules::{ChangedRules, Rule, changed_rules};
+pub use thresholds::{Figure, Threshold};
 
 use std::sync::Arc;
 
@@ -40,6 +42,8 @@ pub struct Policy {
     pub allowed: usize,
     /// Numbered clauses in the source's order; from the front matter, else found in the text.
     pub rules: Vec<Rule>,
+    /// What its golden set must show, before it is trusted: figures that a test of the policy checks.
+    pub thresholds: Vec<Threshold>,
     /// Languages (ISO 639-1) it was written and tested for; empty when not said.
     pub languages: Vec<String>,
     /// Who answers for it.
@@ -90,7 +94,7 @@ impl Policy {
     }
 
     /// BLAKE3, in hexadecimal, of the text and of the labels with the allowed one marked. Two policies with the same
-    /// digest are the same version, whatever their title, rules, languages or owner say.
+    /// digest are the same version, whatever their title, rules, thresholds, languages or owner say.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"safeguard policy\n");

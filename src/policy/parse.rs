@@ -1,10 +1,10 @@
 //! From a policy's source to a [`Policy`].
 //!
 //! Takes the bytes of a policy file or an inline text. YAML front matter between `---` lines declares name, title,
-//! labels, rules, languages and owner, and nothing else; a source without it must end with the contract. Refuses what
+//! labels, rules, thresholds, languages and owner, and nothing else; a source without it must end with the contract. Refuses what
 //! could not be judged under: labels that cannot be told apart or written into the contract, an empty text.
 
-use super::{INLINE, Policy, PolicyError, Rule, contract, rules};
+use super::{INLINE, Policy, PolicyError, Rule, contract, rules, thresholds};
 use crate::config::{
     POLICY_BYTES_MAX, POLICY_LABEL_BYTES_MAX, POLICY_LABELS_MAX, POLICY_NAME_BYTES_MAX,
     POLICY_RULE_CODE_BYTES_MAX, POLICY_RULES_MAX,
@@ -21,6 +21,7 @@ struct Front {
     title: Option<String>,
     labels: Option<Vec<Value>>,
     rules: Option<Value>,
+    thresholds: Option<Value>,
     #[serde(default)]
     languages: Vec<String>,
     owner: Option<String>,
@@ -54,7 +55,15 @@ pub(super) fn parse(name: Option<&str>, source: &str) -> Result<Policy, PolicyEr
         Some(declared) => declared_rules(declared).map_err(invalid)?,
         None => rules::defined_in(&draft.text),
     };
+    let thresholds = match &draft.front.thresholds {
+        Some(declared) => {
+            let labels: Vec<&str> = draft.labels.iter().map(|label| &*label.word).collect();
+            thresholds::declared(declared, &labels).map_err(invalid)?
+        }
+        None => Vec::new(),
+    };
     Ok(Policy {
+        thresholds,
         title: draft.front.title.unwrap_or_else(|| draft.name.to_string()),
         name: draft.name,
         labels: draft

@@ -11,6 +11,7 @@ fn reads_a_whole_file() {
     assert_eq!(
         policy,
         Policy {
+            thresholds: Vec::new(),
             name: Arc::from("hate"),
             title: "Hate".to_owned(),
             labels: vec![Arc::from("fine"), Arc::from("bad")],
@@ -248,7 +249,7 @@ fn refuses_and_names_what_is_wrong() {
     );
     front(
         "labels: [allowed, b]\nlabel: c",
-        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `languages`, `owner` at line 3 column 1",
+        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `thresholds`, `languages`, `owner` at line 3 column 1",
     );
     front(
         "labels: allowed",

@@ -2,7 +2,8 @@
 //!
 //! Takes versions that were kept elsewhere and policies to publish; gives the one version that `hate`, `hate@3`,
 //! `hate@<digest prefix>` or an inline text names. Versions are immutable and numbered from 1 for each name; the
-//! current one has the highest number. It writes nothing to disk and knows no clock: times are arguments.
+//! current one has the highest number. It writes nothing to disk and knows no clock: times are arguments. Where it is
+//! told how, it looks for what others published before it says that a name or version does not exist.
 //!
 //! Publishing what is current already changes nothing. Publishing an older text makes it current again under a new
 //! number, so that "the highest number is current" and "what was current when" stay readable from the list alone.
@@ -10,7 +11,8 @@
 use super::{INLINE, Policy, PolicyError, parse};
 use crate::config::{POLICY_DIGEST_PREFIX_MIN, POLICY_NAME_BYTES_MAX, POLICY_NEAR_MAX};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::fmt;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// Names less alike than this (Jaro-Winkler, 0 to 1) are no help.
 const NEAR_ENOUGH: f64 = 0.6;
@@ -71,6 +73,20 @@ pub struct Published {
 pub struct Registry {
     /// Versions of each name, by ascending number, never empty.
     versions: RwLock<BTreeMap<Arc<str>, Vec<Arc<Version>>>>,
+    elsewhere: Elsewhere,
+}
+
+/// Teaches a registry what others published.
+#[derive(Default)]
+struct Elsewhere(OnceLock<Box<Look>>);
+
+/// See [`Registry::look_elsewhere`].
+type Look = dyn Fn(&Registry) + Send + Sync;
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elsewhere")
+    }
 }
 
 impl Registry {
@@ -87,17 +103,11 @@ impl Registry {
     pub fn load(versions: Vec<Version>) -> Result<Registry, PolicyError> {
         let mut by_name: BTreeMap<Arc<str>, Vec<Arc<Version>>> = BTreeMap::new();
         for version in versions {
-            parse::check_name(&version.name)?;
-            let invalid = |why: &str| Err(PolicyError::invalid(&*version.reference(), why));
+            check(&version)?;
             let known = by_name.entry(Arc::clone(&version.name)).or_default();
-            if version.number == 0 {
-                return invalid("versions are numbered from 1");
-            }
             if known.iter().any(|other| other.number == version.number) {
-                return invalid("its number stands twice");
-            }
-            if *version.digest != *version.policy.digest() {
-                return invalid("its digest is not that of its text and labels");
+                let why = "its number stands twice";
+                return Err(PolicyError::invalid(&*version.reference(), why));
             }
             known.push(Arc::new(version));
         }
@@ -106,7 +116,44 @@ impl Registry {
         }
         Ok(Registry {
             versions: RwLock::new(by_name),
+            elsewhere: Elsewhere::default(),
         })
+    }
+
+    /// How to look for what others published, once, before a name or a version is unknown. `look` may block for as long
+    /// as a read of a file takes; it [`learn`](Registry::learn)s what it finds.
+    pub fn look_elsewhere(&self, look: impl Fn(&Registry) + Send + Sync + 'static) {
+        // Only the first counts.
+        let _ = self.elsewhere.0.set(Box::new(look));
+    }
+
+    /// Takes a version that was kept elsewhere; one whose number is known changes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::load`], of this version alone.
+    pub fn learn(&self, version: Version) -> Result<(), PolicyError> {
+        check(&version)?;
+        let mut versions = self
+            .versions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = versions.entry(Arc::clone(&version.name)).or_default();
+        if let Err(place) = known.binary_search_by_key(&version.number, |known| known.number) {
+            known.insert(place, Arc::new(version));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a version of this number.
+    pub fn knows(&self, name: &str, number: u32) -> bool {
+        let versions = self.read();
+        let known = versions.get(name).map_or(&[][..], Vec::as_slice);
+        known.iter().any(|version| version.number == number)
+    }
+
+    /// The versions of a name by number; none where the name is not known.
+    pub fn versions_of(&self, name: &str) -> Vec<Arc<Version>> {
+        self.read().get(name).cloned().unwrap_or_default()
     }
 
     /// The version that a reference names: `hate` (current), `hate@3`, `hate@<6 or more digits of the digest>`, or, if
@@ -123,6 +170,17 @@ impl Registry {
             let why = "a policy text must hold a newline, anything else is read as a policy's name";
             return Err(PolicyError::invalid(INLINE, why));
         }
+        match (self.registered(reference), self.elsewhere.0.get()) {
+            (Err(PolicyError::Unknown { .. }), Some(look)) => {
+                look(self);
+                self.registered(reference)
+            }
+            (found, _) => found,
+        }
+    }
+
+    /// As [`Registry::resolve`], for a name.
+    fn registered(&self, reference: &str) -> Result<Arc<Version>, PolicyError> {
         let versions = self.read();
         let (name, pin) = match reference.split_once('@') {
             Some((name, pin)) => (name, Some(pin)),
@@ -167,31 +225,33 @@ impl Registry {
         now: i64,
     ) -> Result<Published, PolicyError> {
         parse::check_name(&policy.name)?;
-        let digest: Arc<str> = Arc::from(policy.digest());
         let mut versions = self
             .versions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let known = versions.entry(Arc::clone(&policy.name)).or_default();
-        if let Some(current) = known.last()
-            && current.digest == digest
-        {
-            return Ok(Published {
-                version: Arc::clone(current),
-                new: false,
-            });
+        let published = after(known.last(), policy, (note, by, now));
+        if published.new {
+            known.push(Arc::clone(&published.version));
         }
-        let version = Arc::new(Version {
-            name: Arc::clone(&policy.name),
-            number: known.last().map_or(1, |current| current.number + 1),
-            digest,
-            policy: Arc::new(policy),
-            published_at: now,
-            published_by: by.to_owned(),
-            note: note.to_owned(),
-        });
-        known.push(Arc::clone(&version));
-        Ok(Published { version, new: true })
+        Ok(published)
+    }
+
+    /// What [`Registry::publish`] would do, without doing it.
+    ///
+    /// # Errors
+    /// As [`Registry::publish`].
+    pub fn draft(
+        &self,
+        policy: Policy,
+        note: &str,
+        by: &str,
+        now: i64,
+    ) -> Result<Published, PolicyError> {
+        parse::check_name(&policy.name)?;
+        let versions = self.read();
+        let current = versions.get(&policy.name).map(|known| latest(known));
+        Ok(after(current, policy, (note, by, now)))
     }
 
     /// Every version, by name and number.
@@ -211,6 +271,45 @@ impl Registry {
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Vec<Arc<Version>>>> {
         self.versions.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is current once a policy is published where `current` was.
+fn after(
+    current: Option<&Arc<Version>>,
+    policy: Policy,
+    (note, by, now): (&str, &str, i64),
+) -> Published {
+    let digest: Arc<str> = Arc::from(policy.digest());
+    if let Some(current) = current
+        && current.digest == digest
+    {
+        return Published {
+            version: Arc::clone(current),
+            new: false,
+        };
+    }
+    let version = Arc::new(Version {
+        name: Arc::clone(&policy.name),
+        number: current.map_or(1, |current| current.number + 1),
+        digest,
+        policy: Arc::new(policy),
+        published_at: now,
+        published_by: by.to_owned(),
+        note: note.to_owned(),
+    });
+    Published { version, new: true }
+}
+
+fn check(version: &Version) -> Result<(), PolicyError> {
+    parse::check_name(&version.name)?;
+    let invalid = |why: &str| Err(PolicyError::invalid(&*version.reference(), why));
+    if version.number == 0 {
+        return invalid("versions are numbered from 1");
+    }
+    if *version.digest != *version.policy.digest() {
+        return invalid("its digest is not that of its text and labels");
+    }
+    Ok(())
 }
 
 fn latest(known: &[Arc<Version>]) -> &Arc<Version> {

@@ -1,9 +1,10 @@
 //! Rules: the numbered clauses of a policy.
 //!
 //! Takes a policy's text and gives the rules it defines (`- H1: ..`, `K1: violates if ..`, `H2.c (violates): ..`), or
-//! a rationale and gives the codes it names. A code is found by its shape only; what a clause means is the model's
-//! business.
+//! a rationale and gives the codes it names, or two policies and gives the rules that differ. A code is found by its
+//! shape only; what a clause means is the model's business.
 
+use super::Policy;
 use crate::config::POLICY_RULE_CODE_BYTES_MAX;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -93,6 +94,97 @@ pub(super) fn cited(rules: &[Rule], rationale: &str) -> Vec<Arc<str>> {
         .filter(|(_, named)| *named)
         .map(|(rule, _)| Arc::clone(&rule.code))
         .collect()
+}
+
+/// Rules that differ between two policies, by code.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangedRules {
+    /// Only the new policy has them; in its order.
+    pub added: Vec<Rule>,
+    /// Only the old policy has them; in its order.
+    pub removed: Vec<Rule>,
+    /// Both have them and say different things, old first; in the new one's order.
+    pub reworded: Vec<(Rule, Rule)>,
+    /// Whether something beside the rules differs: text around them, labels, which of these is allowed. Then a verdict
+    /// that cites no changed rule can be another one too.
+    pub rest: bool,
+}
+
+impl ChangedRules {
+    /// The codes, of all three kinds, each once.
+    pub fn codes(&self) -> impl Iterator<Item = &Arc<str>> {
+        let reworded = self.reworded.iter().map(|(_, new)| &new.code);
+        let others = self.added.iter().chain(&self.removed);
+        reworded.chain(others.map(|rule| &rule.code))
+    }
+
+    /// Whether the rules are the same.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.reworded.is_empty()
+    }
+}
+
+/// What changed between two policies, rule by rule, as the model reads them: a clause of the text counts before one of the
+/// front matter. Clauses are compared but for their white space; a clause ends with its line; a rule that was given
+/// another code was removed and added.
+pub fn changed_rules(old: &Policy, new: &Policy) -> ChangedRules {
+    let ((old_rules, old_rest), (new_rules, new_rest)) = (read(old), read(new));
+    let find =
+        |rules: &[(Rule, &str)], code: &str| rules.iter().position(|(rule, _)| *rule.code == *code);
+    let mut changed = ChangedRules {
+        rest: old_rest != new_rest || old.labels != new.labels || old.allowed != new.allowed,
+        ..ChangedRules::default()
+    };
+    for (rule, note) in &new_rules {
+        let Some(at) = find(&old_rules, &rule.code) else {
+            changed.added.push(rule.clone());
+            continue;
+        };
+        let (before, note_before) = &old_rules[at];
+        if words(&before.clause) != words(&rule.clause) || words(note_before) != words(note) {
+            changed.reworded.push((before.clone(), rule.clone()));
+        }
+    }
+    let gone = old_rules
+        .into_iter()
+        .filter(|(rule, _)| find(&new_rules, &rule.code).is_none());
+    changed.removed = gone.map(|(rule, _)| rule).collect();
+    changed
+}
+
+fn words(clause: &str) -> Vec<&str> {
+    clause.split_whitespace().collect()
+}
+
+/// A policy's rules, each with what stands between its code and its clause, and the words of its text that belong to
+/// none: marks of lists do not count.
+fn read(policy: &Policy) -> (Vec<(Rule, &str)>, Vec<&str>) {
+    let mut rules: Vec<(Rule, &str)> = Vec::new();
+    let mut rest = Vec::new();
+    for line in policy.text.lines() {
+        let heads = definitions(line);
+        let first = heads.first().map_or(line.len(), |head| head.start);
+        rest.extend(words(&line[..first]));
+        for (index, head) in heads.iter().enumerate() {
+            let end = heads.get(index + 1).map_or(line.len(), |next| next.start);
+            if rules.iter().any(|(rule, _)| *rule.code == *head.code) {
+                rest.extend(words(&line[head.start..end]));
+                continue;
+            }
+            let rule = Rule {
+                code: Arc::from(head.code),
+                clause: line[head.clause..end].trim().to_owned(),
+            };
+            rules.push((rule, &line[head.start + head.code.len()..head.clause]));
+        }
+    }
+    for rule in &policy.rules {
+        if rules.iter().all(|(known, _)| known.code != rule.code) {
+            rules.push((rule.clone(), ""));
+        }
+    }
+    rest.retain(|word| word.contains(char::is_alphanumeric));
+    (rules, rest)
 }
 
 struct Definition<'a> {
@@ -249,6 +341,108 @@ mod tests {
                 .collect();
             assert_eq!(found, wanted, "{text:?}");
         }
+    }
+
+    #[test]
+    fn tells_which_rules_changed() {
+        let policy = |text: &str| {
+            Policy::parse(&format!("---\nlabels: [allowed, bad]\n---\n{text}")).unwrap()
+        };
+        let old = "Find it.\n- H1: insults.\n- H2: threats,  of any kind.\n- H3: mockery.";
+        // A new text; the codes added, removed and reworded; whether anything else changed.
+        type Case = (
+            &'static str,
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static [&'static str],
+            bool,
+        );
+        let cases: [Case; 10] = [
+            (
+                "Find it.\n- H1 (allowed): insults.\n- H2: threats, of any kind.\n- H3: mockery.",
+                &[],
+                &[],
+                &["H1"],
+                false,
+            ),
+            (
+                "Find it.\n- H1: insults.\n- H1: more.\n- H2: threats, of any kind.\n- H3: mockery.",
+                &[],
+                &[],
+                &[],
+                true,
+            ),
+            (old, &[], &[], &[], false),
+            (
+                "Find it.\n- H1: insults.\n- H2: threats, of any kind.\n- H3: mockery.",
+                &[],
+                &[],
+                &[],
+                false,
+            ),
+            (
+                "Find it.\n- H1: insults, slurs.\n- H2: threats, of any kind.\n- H3: mockery.",
+                &[],
+                &[],
+                &["H1"],
+                false,
+            ),
+            (
+                "Find it.\n- H1: insults.\n- H3: mockery.",
+                &[],
+                &["H2"],
+                &[],
+                false,
+            ),
+            (
+                "Find it.\n- H1: insults.\n- H2: threats, of any kind.\n- H3: mockery.\n- H4: lies.",
+                &["H4"],
+                &[],
+                &[],
+                false,
+            ),
+            (
+                "Find it.\n- H1: insults.\n- H2: threats, of any kind.\n- H5: mockery.",
+                &["H5"],
+                &["H3"],
+                &[],
+                false,
+            ),
+            (
+                "Find all of it.\n- H1: insults.\n- H2: threats, of any kind.\n- H3: mockery.",
+                &[],
+                &[],
+                &[],
+                true,
+            ),
+            (
+                "Find it.\n- H3: mockery.\n- H2: threats, of any kind.\n- H1: insults.",
+                &[],
+                &[],
+                &[],
+                false,
+            ),
+        ];
+        for (new, added, removed, reworded, rest) in cases {
+            let changed = changed_rules(&policy(old), &policy(new));
+            let codes = |rules: &[Rule]| -> Vec<String> {
+                rules.iter().map(|rule| rule.code.to_string()).collect()
+            };
+            assert_eq!(codes(&changed.added), added, "{new}");
+            assert_eq!(codes(&changed.removed), removed, "{new}");
+            let new_ones: Vec<Rule> = changed
+                .reworded
+                .iter()
+                .map(|(_, new)| new.clone())
+                .collect();
+            assert_eq!(codes(&new_ones), reworded, "{new}");
+            assert_eq!(changed.rest, rest, "{new}");
+            let all = added.len() + removed.len() + reworded.len();
+            assert_eq!(changed.codes().count(), all);
+            assert_eq!(changed.is_empty(), all == 0);
+        }
+        let relabelled = Policy::parse("---\nlabels: [bad, allowed]\n---\nH1: a").unwrap();
+        assert!(changed_rules(&policy("H1: a"), &relabelled).rest);
     }
 
     #[test]

@@ -40,8 +40,8 @@ mod workers;
 use crate::config::{Role, ServeConfig};
 use crate::engine::{self, Engine};
 use crate::error::Error;
-use crate::jobs;
 use crate::jobs::cron::{Host, Scheduler};
+use crate::jobs::{self, pace::Pace};
 use cancel::Registry;
 use catalog::{Catalog, Facts};
 use connection::Shutdown;
@@ -133,15 +133,22 @@ impl Shared {
 }
 
 /// Serves until the process is told to stop: by SIGINT or SIGTERM once in order, twice at once. SIGHUP reads certificate
-/// and key anew. `say` is told where it listens.
+/// and key, the policies that other processes published and those of the user's folder anew. `say` is told where it
+/// listens, and what became of the folder's policies.
 ///
 /// # Errors
 /// Store, policies or model cannot be opened, the address cannot be had, or it is one that others reach and there are
 /// no users.
-pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error> {
+pub async fn serve(
+    config: ServeConfig,
+    say: impl Fn(&str) + Send + Sync + 'static,
+) -> Result<(), Error> {
     let engine = jobs::open(config.engine.clone()).await?;
     let users = engine.store().users().await?.len();
     config.may_listen(users)?;
+    for line in engine.take_policies().await? {
+        say(&line);
+    }
     if let Some(line) = engine.demonstration() {
         say(&line);
     }
@@ -168,16 +175,27 @@ pub async fn serve(config: ServeConfig, say: impl Fn(&str)) -> Result<(), Error>
         ));
     }
     say(&format!("listening on {}", server.address()));
-    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone()));
+    tokio::spawn(signals(Arc::clone(&shared), shutdown.clone(), say));
     let scheduler = Scheduler::new(shared.engine.clone(), shared.config.cron)?;
     let jobs = scheduler.within(shared.host()).run(shutdown.soft.clone());
+    let background = tokio::spawn(background(Arc::clone(&shared), shutdown.clone()));
     // Commands compute as statements do, and on the same threads.
     tokio::join!(shared.workers.run(jobs), server.run(shutdown));
+    if let Err(ended) = background.await {
+        tracing::error!("bug: background work ended: {ended}");
+    }
     Ok(())
 }
 
+/// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
+async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
+    let engine = shared.engine.clone();
+    let work = jobs::runner::run(engine, Pace::default(), shutdown.soft);
+    shared.workers.run(work).await;
+}
+
 #[cfg(unix)]
-async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
+async fn signals(shared: Arc<Shared>, shutdown: Shutdown, say: impl Fn(&str) + Send + Sync) {
     use tokio::signal::unix::{SignalKind, signal};
     let all = [
         signal(SignalKind::interrupt()),
@@ -196,13 +214,17 @@ async fn signals(shared: Arc<Shared>, shutdown: Shutdown) {
                 if let Some(Err(error)) = shared.tls.as_ref().map(Tls::reload) {
                     tracing::error!("{error}; the old certificate stays");
                 }
+                match shared.engine.take_policies().await {
+                    Ok(lines) => lines.iter().for_each(|line| say(line)),
+                    Err(error) => tracing::error!("{error}; the policies stay as they were"),
+                }
             }
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn signals(_: Arc<Shared>, shutdown: Shutdown) {
+async fn signals(_: Arc<Shared>, shutdown: Shutdown, _: impl Fn(&str)) {
     while tokio::signal::ctrl_c().await.is_ok() {
         shutdown.next();
     }

@@ -22,13 +22,29 @@ use datafusion::logical_expr::{
 use std::sync::Arc;
 
 /// Columns of the store's tables that hold what people wrote or what a model said of it: not for readers.
-const WITHHELD: [(&str, &[&str]); 6] = [
+const WITHHELD: [(&str, &[&str]); 12] = [
     ("verdicts", &["rationale", "rules"]),
     ("queries", &["statement"]),
     ("overrides", &["text", "note", "reviewer"]),
+    // Where golden rows come from can be a query, and that can spell a text out.
+    ("evaluations", &["golden", "note"]),
+    ("evaluation_rows", &["text", "rules"]),
+    ("backtests", &["source", "note"]),
+    (
+        "backtest_flips",
+        &[
+            "text",
+            "old_rationale",
+            "new_rationale",
+            "old_rules",
+            "new_rules",
+        ],
+    ),
     ("relations", &["sql"]),
     ("job", &["command"]),
     ("job_run_details", &["command", "return_message", "notices"]),
+    ("backfills", &["source", "note", "reason"]),
+    ("backfill_failures", &["id", "last_error"]),
 ];
 
 /// The functions whose answers hold such columns.

@@ -5,6 +5,7 @@ use crate::backend::local::Local;
 use crate::engine::{Engine, Session};
 use crate::error::Error;
 use crate::store::Store;
+use futures::TryStreamExt;
 
 /// No refusal.
 const OK: &str = "";
@@ -12,7 +13,8 @@ const OK: &str = "";
 async fn engine() -> Engine {
     let store = Store::ephemeral().unwrap();
     let nano = Local::nano().unwrap();
-    Engine::with_backend(store, Arc::new(nano)).await.unwrap()
+    let engine = Engine::with_backend(store, Arc::new(nano)).await.unwrap();
+    crate::jobs::complete(engine)
 }
 
 fn session(engine: &Engine, role: Role) -> Session {
@@ -75,6 +77,35 @@ const CASES: &[(&str, &str, &str)] = &[
         OK,
     ),
     ("SELECT id, asked FROM safeguard.queries", OK, OK),
+    ("SELECT policy, accuracy FROM safeguard.evaluations", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_labels", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_confusion", OK, OK),
+    ("SELECT * FROM safeguard.evaluation_calibration", OK, OK),
+    (
+        "SELECT golden_label, label FROM safeguard.evaluation_rows",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT golden FROM safeguard.evaluations",
+        "permission denied for column \"golden\" of table evaluations",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard.evaluation_rules",
+        "permission denied for column \"rules\" of table evaluation_rows",
+        OK,
+    ),
+    (
+        "SELECT count(*) FROM safeguard.evaluation_rows WHERE text LIKE '%x%'",
+        "permission denied for column \"text\" of table evaluation_rows",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard_evaluate('spam')",
+        "permission denied for function safeguard_evaluate",
+        OK,
+    ),
     (
         "SELECT max(score) FROM safeguard.verdicts WHERE label = (SELECT max(label) FROM safeguard.overrides)",
         OK,
@@ -326,6 +357,68 @@ const CASES: &[(&str, &str, &str)] = &[
         "permission denied for function safeguard_calibrate",
         "permission denied for function safeguard_calibrate",
     ),
+    // What an edit of a policy changes, and quotes.
+    (
+        "SELECT * FROM safeguard_backtest('spam', 'hate', 'SELECT body FROM posts', 10)",
+        "permission denied for function safeguard_backtest",
+        OK,
+    ),
+    (
+        "SELECT * FROM safeguard_diff('spam', 'hate', 'SELECT body FROM posts')",
+        "permission denied for function safeguard_diff",
+        OK,
+    ),
+    (
+        "SELECT count(*) FROM safeguard_diff('spam', 'hate', 'SELECT body FROM posts', by => 'body')",
+        "permission denied for function safeguard_diff",
+        OK,
+    ),
+    (
+        "SELECT status FROM safeguard_replay('abcdef')",
+        "permission denied for function safeguard_replay",
+        OK,
+    ),
+    ("SELECT safeguard_digest(body) FROM posts", OK, OK),
+    (
+        "SELECT id, share, share_low FROM safeguard.backtests",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT backtest, direction, old_label, new_label FROM safeguard.backtest_flips",
+        OK,
+        OK,
+    ),
+    (
+        "SELECT source FROM safeguard.backtests",
+        "permission denied for column \"source\" of table backtests",
+        OK,
+    ),
+    (
+        "SELECT note FROM safeguard.backtests",
+        "permission denied for column \"note\" of table backtests",
+        OK,
+    ),
+    (
+        "SELECT text FROM safeguard.backtest_flips",
+        "permission denied for column \"text\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT 1 FROM safeguard.backtest_flips WHERE new_rationale LIKE '%x%'",
+        "permission denied for column \"new_rationale\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT old_rationale FROM safeguard.backtest_flips",
+        "permission denied for column \"old_rationale\" of table backtest_flips",
+        OK,
+    ),
+    (
+        "SELECT new_rules FROM safeguard.backtest_flips",
+        "permission denied for column \"new_rules\" of table backtest_flips",
+        OK,
+    ),
     ("SET datafusion.runtime.temp_directory = '/etc'", TEMP, TEMP),
     (
         "RESET datafusion.runtime.memory_limit",
@@ -379,6 +472,34 @@ async fn each_role_may_what_it_may() {
     run(&admin, "SELECT id, body FROM posts; SELECT * FROM said")
         .await
         .unwrap();
+    let known = engine.store().versions().await.unwrap();
+    assert!(known.iter().all(|version| version.name != "mine"));
+}
+
+/// A source is read under the rights of whoever named it, when the rows of the function that has it are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_read_with_its_callers_rights() {
+    let engine = engine().await;
+    let analyst = session(&engine, Role::Analyst);
+    let source = "SELECT name AS text FROM safeguard_publish(''mine'', E''---\\nlabels: [allowed, bad]\\n---\\nbody'')";
+    let calls = [
+        format!("SELECT * FROM safeguard_backtest('spam', 'hate', '{source}', 10)"),
+        format!("SELECT * FROM safeguard_diff('spam', 'hate', '{source}')"),
+        format!(
+            "SELECT * FROM safeguard_diff('spam', 'hate', 'SELECT text FROM ({source})', by => 'text')"
+        ),
+    ];
+    for call in calls {
+        let statement = analyst.split(&call).remove(0).unwrap();
+        let (rows, _) = analyst.run(&statement).await.unwrap().split();
+        let failed = rows.try_collect::<Vec<_>>().await.unwrap_err();
+        let failed = Failure::from(Error::from(failed));
+        assert_eq!(
+            (failed.sqlstate, &*failed.message),
+            ("42501", PUBLISH),
+            "{call}"
+        );
+    }
     let known = engine.store().versions().await.unwrap();
     assert!(known.iter().all(|version| version.name != "mine"));
 }

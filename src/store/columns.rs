@@ -231,6 +231,107 @@ pub(super) static CALIBRATIONS: Table = Table {
     ],
 };
 
+/// What each backtest estimated.
+pub(super) static BACKTESTS: Table = Table {
+    name: "backtests",
+    from: "backtests",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("old_policy", "old_policy", Kind::Text),
+        column("old_version", "old_version", Kind::Int),
+        column("old_digest", "old_digest", Kind::Text),
+        column("new_policy", "new_policy", Kind::Text),
+        column("new_version", "new_version", Kind::Int),
+        column("new_digest", "new_digest", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("sample", "sample", Kind::Int),
+        column("seed", "seed", Kind::Int),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        column("noise_sampled", "noise_sampled", Kind::Int),
+        column("noise_repeats", "noise_repeats", Kind::Int),
+        nullable("noise_share", "noise_share", Kind::Float),
+        nullable("noise_low", "noise_low", Kind::Float),
+        nullable("noise_high", "noise_high", Kind::Float),
+        column("asked", "asked", Kind::Int),
+        nullable("tokens", "tokens", Kind::Int),
+        nullable("hours", "hours", Kind::Float),
+        column("seconds", "seconds", Kind::Float),
+        column("backtested_at", "backtested_at", Kind::Time),
+        column("backtested_by", "backtested_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+    ],
+};
+
+/// What each line of a backtest's answer said.
+pub(super) static BACKTEST_FINDINGS: Table = Table {
+    name: "backtest_findings",
+    from: "backtest_findings",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        column("place", "place", Kind::Int),
+        column("section", "section", Kind::Text),
+        column("name", "name", Kind::Text),
+        column("source_rows", "source_rows", Kind::Int),
+        column("sampled", "sampled", Kind::Int),
+        column("flips", "flips", Kind::Int),
+        nullable("share", "share", Kind::Float),
+        nullable("share_low", "share_low", Kind::Float),
+        nullable("share_high", "share_high", Kind::Float),
+        nullable(
+            "projected_rows",
+            "CAST(round(share * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_low",
+            "CAST(round(share_low * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+        nullable(
+            "projected_high",
+            "CAST(round(share_high * source_rows) AS INTEGER)",
+            Kind::Int,
+        ),
+    ],
+};
+
+/// Sampled rows that changed.
+pub(super) static BACKTEST_FLIPS: Table = Table {
+    name: "backtest_flips",
+    from: "backtest_flips",
+    join: "",
+    columns: &[
+        column("backtest", "backtest", Kind::Int),
+        nullable("row_id", "row_id", Kind::Text),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("stratum", "stratum", Kind::Text),
+        nullable("weight", "weight", Kind::Float),
+        column("direction", "direction", Kind::Text),
+        nullable("old_label", "old_label", Kind::Text),
+        nullable("old_reason", "old_reason", Kind::Text),
+        nullable("old_score", "old_score", Kind::Float),
+        column("old_rules", "old_rules", Kind::Words),
+        nullable("old_rationale", "old_rationale", Kind::Text),
+        nullable("new_label", "new_label", Kind::Text),
+        nullable("new_reason", "new_reason", Kind::Text),
+        nullable("new_score", "new_score", Kind::Float),
+        column("new_rules", "new_rules", Kind::Words),
+        nullable("new_rationale", "new_rationale", Kind::Text),
+    ],
+};
+
 /// What SQL made beside data.
 pub(super) static RELATIONS: Table = Table {
     name: "relations",
@@ -298,5 +399,169 @@ pub(super) static USERS: Table = Table {
         column("name", "name", Kind::Text),
         column("role", "role", Kind::Text),
         column("created_at", "created_at", Kind::Time),
+    ],
+};
+
+/// What was found when policies were measured.
+pub(super) static EVALUATIONS: Table = Table {
+    name: "evaluations",
+    from: "evaluations",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("evaluated_at", "evaluated_at", Kind::Time),
+        column("evaluated_by", "evaluated_by", Kind::Text),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("digest", "digest", Kind::Text),
+        nullable("against", "against", Kind::Text),
+        column("golden", "golden", Kind::Text),
+        column("golden_digest", "golden_digest", Kind::Hex),
+        column("model", "model", Kind::Text),
+        column("model_digest", "model_digest", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("repeats", "repeats", Kind::Int),
+        column("note", "note", Kind::Text),
+        column("n", "n", Kind::Int),
+        column("predicted", "predicted", Kind::Int),
+        column("right", "\"right\"", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        nullable("accuracy", "accuracy", Kind::Float),
+        nullable("accuracy_low", "accuracy_low", Kind::Float),
+        nullable("accuracy_high", "accuracy_high", Kind::Float),
+        nullable("unstable", "unstable", Kind::Int),
+        nullable("flips", "flips", Kind::Int),
+        nullable("fixed", "fixed", Kind::Int),
+        nullable("broken", "broken", Kind::Int),
+    ],
+};
+
+/// Each golden text of an evaluation with what was said of it.
+pub(super) static EVALUATION_ROWS: Table = Table {
+    name: "evaluation_rows",
+    from: "evaluation_rows",
+    join: "",
+    columns: &[
+        column("evaluation", "evaluation", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("version", "version", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("text", "text", Kind::Text),
+        column("source", "source", Kind::Text),
+        column("golden_label", "golden_label", Kind::Text),
+        column("golden_violates", "golden_violates", Kind::Bool),
+        nullable("label", "label", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        nullable("violates", "violates", Kind::Bool),
+        nullable("score", "score", Kind::Float),
+        column("rules", "rules", Kind::Words),
+        nullable("unstable", "unstable", Kind::Bool),
+    ],
+};
+
+/// Durable passes over existing rows.
+pub(super) static BACKFILLS: Table = Table {
+    name: "backfills",
+    from: "backfills",
+    join: "",
+    columns: &[
+        column("id", "id", Kind::Int),
+        column("policy", "policy", Kind::Text),
+        column("policy_version", "policy_version", Kind::Int),
+        column("policy_digest", "policy_digest", Kind::Text),
+        column("source", "source", Kind::Text),
+        nullable("order_by", "order_by", Kind::Text),
+        nullable("note", "note", Kind::Text),
+        nullable("only", "only_which", Kind::Text),
+        column("state", "state", Kind::Text),
+        nullable("reason", "reason", Kind::Text),
+        column("rows", "\"rows\"", Kind::Int),
+        column("chunks", "chunks", Kind::Int),
+        column("judged", "judged", Kind::Int),
+        column("recalled", "recalled", Kind::Int),
+        column("asked", "asked", Kind::Int),
+        column("undecided", "undecided", Kind::Int),
+        column("failed", "failed", Kind::Int),
+        column("weight_total", "weight_total", Kind::Float),
+        column("weight_judged", "weight_judged", Kind::Float),
+        column("tokens_in", "tokens_in", Kind::Int),
+        column("tokens_out", "tokens_out", Kind::Int),
+        nullable("budget", "budget", Kind::Int),
+        nullable("rate", "rate", Kind::Float),
+        nullable(
+            "seconds_left",
+            "CASE WHEN state = 'running' AND rate > 0 THEN (\"rows\" - judged - failed) / rate END",
+            Kind::Float,
+        ),
+        nullable(
+            "coverage",
+            "CASE WHEN \"rows\" > 0 THEN judged * 1.0 / \"rows\" END",
+            Kind::Float,
+        ),
+        nullable(
+            "weight_coverage",
+            "CASE WHEN weight_total > 0 THEN min(weight_judged / weight_total, 1.0) END",
+            Kind::Float,
+        ),
+        nullable("control_rows", "control_rows", Kind::Int),
+        nullable("control_flips", "control_flips", Kind::Int),
+        nullable("missed_share", "missed_share", Kind::Float),
+        nullable("missed_low", "missed_low", Kind::Float),
+        nullable("missed_high", "missed_high", Kind::Float),
+        column("model", "model", Kind::Text),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("requested_by", "requested_by", Kind::Text),
+        column("requested_at", "requested_at", Kind::Time),
+        nullable("started_at", "started_at", Kind::Time),
+        nullable("ended_at", "ended_at", Kind::Time),
+    ],
+};
+
+/// Texts that backfills gave up.
+pub(super) static BACKFILL_FAILURES: Table = Table {
+    name: "backfill_failures",
+    from: "backfill_failures",
+    join: "",
+    columns: &[
+        column("backfill", "backfill", Kind::Int),
+        column("text_digest", "text_digest", Kind::Hex),
+        nullable("id", "id", Kind::Text),
+        column("reason", "reason", Kind::Text),
+        column("tries", "tries", Kind::Int),
+        nullable("last_error", "last_error", Kind::Text),
+        column("at", "at", Kind::Time),
+    ],
+};
+
+/// How many texts wait to be judged, by what they are to be judged under; the texts themselves are not shown.
+pub(super) static QUEUE: Table = Table {
+    name: "queue",
+    from: "queue_judges",
+    join: "",
+    columns: &[
+        column("policy", "policy", Kind::Text),
+        column("policy_version", "policy_version", Kind::Int),
+        column("mode", "mode", Kind::Text),
+        column("effort", "effort", Kind::Text),
+        column("model", "model", Kind::Text),
+        column("depth", "depth", Kind::Int),
+        nullable(
+            "oldest_at",
+            "(SELECT q.enqueued_at FROM queue AS q INDEXED BY queue_order
+              WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
+            Kind::Time,
+        ),
+        nullable(
+            "oldest_seconds",
+            "(SELECT unixepoch('subsec') - q.enqueued_at / 1e6 FROM queue AS q INDEXED BY queue_order
+              WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
+            Kind::Float,
+        ),
+        column("judged", "judged", Kind::Int),
+        column("failed", "failed", Kind::Int),
+        nullable("rate", "rate", Kind::Float),
+        nullable("reason", "reason", Kind::Text),
     ],
 };

@@ -1,7 +1,7 @@
 //! The verdict store: the only files that touch verdicts on disk.
 //!
 //! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
-//! of policies, overrides, calibrations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
+//! of policies, overrides, calibrations, evaluations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
 //! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
 //! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
 //! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.
@@ -11,35 +11,50 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod backfills;
+mod backtests;
 mod calibrations;
+mod chunks;
 mod columns;
 mod create;
 mod cron;
 mod error;
+mod evaluations;
 mod filter;
 mod index;
 mod open;
 mod overrides;
+mod payload;
 mod presence;
+mod queue;
+mod quoted;
 mod readers;
 mod reading;
 mod records;
 mod relations;
 mod scan;
+mod settling;
 mod tables;
 mod users;
 mod writer;
 
+pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
+pub use backtests::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested};
+pub use chunks::{Claimant, Claimed, SpoolJob};
 pub use cron::{
     Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,
 };
 pub use error::StoreError;
+pub use evaluations::{EvaluatedText, EvaluationRow};
+pub use payload::SpoolRow;
 pub use presence::Presence;
+pub use queue::{Enqueued, QueueClaim};
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
 };
 pub use relations::RelationRow;
+pub use settling::{Fate, Settlement, Spent, Then};
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
@@ -49,12 +64,21 @@ use rusqlite::Connection;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use writer::{Work, Writer};
 
 /// SQL that creates the view `safeguard.labels`: the current label of each policy and text, overrides first. To be run in
 /// a session whose schema `safeguard` is [`Store::schema_provider`].
 pub const LABELS_VIEW: &str = include_str!("../../sql/labels.sql");
+
+/// SQL that creates views over evaluations, to be run likewise.
+pub const EVALUATION_VIEWS: [&str; 4] = [
+    include_str!("../../sql/evaluation_calibration.sql"),
+    include_str!("../../sql/evaluation_confusion.sql"),
+    include_str!("../../sql/evaluation_labels.sql"),
+    include_str!("../../sql/evaluation_rules.sql"),
+];
 
 /// An open store. Clones share it; it closes when the last clone and the last table made from it are gone.
 #[derive(Clone)]
@@ -67,6 +91,7 @@ struct Inner {
     readers: Arc<readers::Readers>,
     index: index::Index,
     writer: Writer,
+    pending: Notify,
     /// Last, so that the files go after whatever had them open.
     _scratch: Option<create::Scratch>,
 }
@@ -115,6 +140,7 @@ impl Store {
             readers: Arc::new(readers::Readers::new(path)),
             index: index::Index::new(path),
             writer: Writer::start(writer, path)?,
+            pending: Notify::new(),
             _scratch: scratch,
         };
         Ok(Store {
@@ -125,6 +151,11 @@ impl Store {
     /// The database file.
     pub fn path(&self) -> &Path {
         self.inner.readers.path()
+    }
+
+    /// Told when this process leaves work for the background.
+    pub fn pending(&self) -> &Notify {
+        &self.inner.pending
     }
 
     /// What is stored under each key, in the order of `keys`: a verdict, or why there is none, or `None` where the key
@@ -171,6 +202,12 @@ impl Store {
         self.read(read_versions).await
     }
 
+    /// The same, for who cannot wait otherwise: blocks the thread for a read of the file.
+    pub fn versions_now(&self) -> Result<Vec<VersionRow>, StoreError> {
+        let reader = self.inner.readers.take()?;
+        read_versions(&reader).map_err(|e| StoreError::sqlite(self.path(), e))
+    }
+
     /// Stores a person's label. The policy and label are the caller's to check.
     pub async fn append_override(&self, row: OverrideRow) -> Result<(), StoreError> {
         self.write(Work::Overrides(vec![row])).await.map(drop)
@@ -195,8 +232,10 @@ impl Store {
             .await
     }
 
-    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides. Labels
-    /// and scores stay. The freed bytes are overwritten, and the write-ahead log is emptied unless a reader still needs
+    /// Blanks everything that can quote this text: rationales of its verdicts, text and note of its overrides, its text in
+    /// evaluations, text and rationales in backtests, what a backfill said of its failure; and takes it out of what waits to
+    /// be judged, the queue and the rows of backfills. Labels and scores stay. The freed bytes are overwritten, and the
+    /// write-ahead log is emptied unless a reader still needs
     /// it. Gives the rows changed. Statements in `safeguard.queries` that spell the text out are not found by its digest.
     pub async fn erase_text(&self, text_digest: Digest) -> Result<u64, StoreError> {
         let changed = self.write(Work::Erase(text_digest)).await?;
@@ -204,7 +243,8 @@ impl Store {
     }
 
     /// The store's tables by name: verdicts, policy_versions, policies, overrides, queries,
-    /// calibrations, users (without their verifiers). `check` judges what is inserted into overrides.
+    /// calibrations, users (without their verifiers), evaluations, evaluation_rows, backtests, backtest_flips. `check` judges
+    /// what is inserted into overrides.
     pub fn tables(&self, check: OverrideCheck) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         tables::all(self, check)
     }

@@ -22,6 +22,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/1.sql"),
     include_str!("../../sql/store/2.sql"),
     include_str!("../../sql/store/3.sql"),
+    include_str!("../../sql/store/4.sql"),
+    include_str!("../../sql/store/5.sql"),
+    include_str!("../../sql/store/6.sql"),
     include_str!("../../sql/store/7.sql"),
 ];
 
@@ -29,7 +32,7 @@ const MIGRATIONS: &[&str] = &[
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 24] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -39,10 +42,21 @@ const PARTS: [&str; 13] = [
     "calibrations",
     "users",
     "particulars",
+    "evaluations",
+    "evaluation_rows",
+    "backtests",
+    "backtest_findings",
+    "backtest_flips",
     "relations",
     "cron_jobs",
     "cron_runs",
     "cron_state",
+    "backfills",
+    "backfill_chunks",
+    "backfill_marks",
+    "backfill_failures",
+    "queue_judges",
+    "queue",
 ];
 
 /// Bytes of SQLite's smallest page.

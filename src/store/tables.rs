@@ -5,8 +5,9 @@
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
-    CALIBRATIONS, JOB, JOB_RUN_DETAILS, OVERRIDES, POLICIES, POLICY_VERSIONS, QUERIES, RELATIONS,
-    Table, USERS, VERDICTS,
+    BACKFILL_FAILURES, BACKFILLS, BACKTEST_FINDINGS, BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS,
+    EVALUATION_ROWS, EVALUATIONS, JOB, JOB_RUN_DETAILS, OVERRIDES, POLICIES, POLICY_VERSIONS,
+    QUERIES, QUEUE, RELATIONS, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -38,8 +39,16 @@ pub(super) fn all(
         &OVERRIDES,
         &QUERIES,
         &CALIBRATIONS,
+        &BACKTESTS,
+        &BACKTEST_FINDINGS,
+        &BACKTEST_FLIPS,
         &USERS,
+        &EVALUATIONS,
+        &EVALUATION_ROWS,
         &RELATIONS,
+        &BACKFILLS,
+        &BACKFILL_FAILURES,
+        &QUEUE,
     ];
     providers(store, "safeguard", &tables, &check)
 }

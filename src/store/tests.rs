@@ -439,6 +439,10 @@ async fn erased_text_leaves_the_files() {
         decided_at: 1,
     };
     store.append_override(spoken).await.unwrap();
+    let id = store
+        .append_evaluation(evaluation(), vec![evaluated(quote), evaluated("another")])
+        .await
+        .unwrap();
     let on_disk = || {
         let files = fs::read_dir(dir.path())
             .unwrap()
@@ -453,7 +457,7 @@ async fn erased_text_leaves_the_files() {
             .count()
     };
     assert!(on_disk() > 0);
-    assert_eq!(store.erase_text(text_digest(quote)).await.unwrap(), 3);
+    assert_eq!(store.erase_text(text_digest(quote)).await.unwrap(), 4);
     assert_eq!(store.erase_text(text_digest(quote)).await.unwrap(), 0);
     assert_eq!(on_disk(), 0);
     let recalled = store.recall(&[key(1), key(4)]).await.unwrap();
@@ -463,6 +467,86 @@ async fn erased_text_leaves_the_files() {
     };
     assert_eq!(recalled[0].as_deref(), Some(&blank));
     assert_eq!(recalled[1].as_deref(), Some(&verdict(4)));
+    let session = session(&store).await;
+    let kept = rows(
+        &session,
+        "SELECT evaluation, text, golden_label, label FROM safeguard.evaluation_rows ORDER BY text",
+    );
+    assert_eq!(
+        kept.await,
+        [format!("{id}|another|bad|bad"), format!("{id}||bad|bad")]
+    );
+}
+
+fn evaluation() -> EvaluationRow {
+    EvaluationRow {
+        evaluated_at: 1,
+        evaluated_by: "ada".into(),
+        policy: "hate".into(),
+        version: 1,
+        digest: "d".into(),
+        against: None,
+        golden: "shipped".into(),
+        golden_digest: [7; 32],
+        model: "m".into(),
+        model_digest: "md".into(),
+        mode: "auto".into(),
+        effort: "low".into(),
+        repeats: 0,
+        note: String::new(),
+        n: 2,
+        predicted: 2,
+        right: 2,
+        undecided: 0,
+        accuracy: Some([1.0, 0.3, 1.0]),
+        unstable: None,
+        changes: None,
+    }
+}
+
+fn evaluated(text: &str) -> EvaluatedText {
+    EvaluatedText {
+        policy: "hate".into(),
+        version: 1,
+        text_digest: text_digest(text),
+        text: text.into(),
+        source: "golden",
+        golden_label: "bad".into(),
+        golden_violates: true,
+        label: Some("bad".into()),
+        reason: None,
+        violates: Some(true),
+        score: Some(0.5),
+        unstable: None,
+        rules: vec!["H1".into()],
+    }
+}
+
+#[tokio::test]
+async fn an_evaluation_is_stored_whole_or_not_at_all() {
+    let store = Store::ephemeral().unwrap();
+    let torn = EvaluatedText {
+        label: None,
+        violates: None,
+        ..evaluated("neither a label nor a reason")
+    };
+    let stored = store.append_evaluation(evaluation(), vec![evaluated("a"), torn]);
+    assert!(stored.await.is_err());
+    let id = store.append_evaluation(evaluation(), vec![evaluated("a")]);
+    let id = id.await.unwrap();
+    let session = session(&store).await;
+    assert_eq!(
+        rows(
+            &session,
+            "SELECT id, n, \"right\", accuracy, accuracy_low, unstable, flips FROM safeguard.evaluations"
+        )
+        .await,
+        [format!("{id}|2|2|1.0|0.3||")]
+    );
+    assert_eq!(
+        rows(&session, "SELECT evaluation, text, source, rules, golden_violates, unstable FROM safeguard.evaluation_rows").await,
+        [format!("{id}|a|golden|[H1]|true|")]
+    );
 }
 
 #[tokio::test]

@@ -4,9 +4,11 @@
 //! While one commit waits for the disk the next group gathers, so that many callers share few waits. Work that fails is
 //! undone alone; a failed commit fails everybody in it, and nothing of it is kept.
 
+use super::backtests;
 use super::error::StoreError;
 use super::records::{CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow};
 use super::users::{self, UserRow};
+use super::{queue, settling};
 use crate::config::{STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -280,10 +282,6 @@ impl Pen {
                        gap)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                    ON CONFLICT (verdict_digest, attempt) DO NOTHING";
-        let rules = (!r.rules.is_empty()).then(|| {
-            let codes: Vec<&str> = r.rules.iter().map(|code| &**code).collect();
-            serde_json::to_string(&codes).expect("bug: words that are no JSON")
-        });
         self.connection.prepare_cached(sql)?.execute(params![
             r.verdict_digest,
             attempt,
@@ -296,7 +294,7 @@ impl Pen {
             count(r.tokens_in),
             count(r.tokens_out),
             r.judged_at,
-            rules,
+            words(&r.rules),
             r.rationale,
             r.gap,
         ])
@@ -464,8 +462,13 @@ impl Pen {
              WHERE text_digest = ?1 AND rationale IS NOT NULL",
             "UPDATE overrides SET text = NULL, note = NULL
              WHERE text_digest = ?1 AND (text IS NOT NULL OR note IS NOT NULL)",
+            "UPDATE evaluation_rows SET text = NULL WHERE text_digest = ?1 AND text IS NOT NULL",
+            backtests::ERASE,
+            "UPDATE backfill_failures SET id = NULL, last_error = NULL
+             WHERE text_digest = ?1 AND (id IS NOT NULL OR last_error IS NOT NULL)",
         ];
-        let mut changed = 0;
+        let mut changed = settling::erase(&self.connection, text_digest)?;
+        changed += queue::erase(&self.connection, text_digest)?;
         for sql in blank {
             changed += self
                 .connection
@@ -476,7 +479,15 @@ impl Pen {
     }
 }
 
+/// Words as SQLite keeps them: JSON, NULL for none.
+pub(super) fn words(words: &[Arc<str>]) -> Option<String> {
+    (!words.is_empty()).then(|| {
+        let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+        serde_json::to_string(&words).expect("bug: words that are no JSON")
+    })
+}
+
 /// A count as SQLite keeps it.
-fn count(n: u64) -> i64 {
+pub(super) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

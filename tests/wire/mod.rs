@@ -1,6 +1,7 @@
 //! The server over its wire: what it does for clients of the two protocols, and against those that mean harm.
 
 mod answers;
+mod backfills;
 mod copies;
 mod cron;
 mod encrypted;

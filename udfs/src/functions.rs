@@ -1,9 +1,10 @@
 //! The SQL functions: names, signatures, types and documentation. One operator answers them all.
 //!
-//! They are never invoked: `hoist` replaces each call by a column of a `Classify` node. Where it cannot, invoking one
+//! They are never invoked (`safeguard_digest`, which asks nothing, is an ordinary function beside them): `hoist` replaces
+//! each call by a column of a `Classify` node. Where it cannot, invoking one
 //! is a clean "not supported" rather than a slow or a wrong answer.
 
-use crate::verdict;
+use crate::{digest, verdict};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, not_impl_err};
 use datafusion::logical_expr::{
@@ -92,6 +93,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
     Output::ALL
         .into_iter()
         .map(|output| Arc::new(ScalarUDF::new_from_impl(Function::new(output))))
+        .chain([Arc::new(digest::function())])
         .collect()
 }
 

@@ -7,11 +7,12 @@
 //! Read [`classifier`] first: it is the port. Then `functions` (what SQL sees) → [`hoist`] with `guard` (where a call
 //! is made, and for which rows) → `node` → [`late`] (fewer rows yet) → [`plan`] → [`exec`] with [`statement`] (each
 //! text once) → `verdict` (Arrow). [`settings`] is `SET safeguard.*`, [`tally`] what a statement spent and may spend,
-//! [`scripted`] a classifier for tests.
+//! [`scripted`] a classifier for tests. `digest` names a text as verdict stores do.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod classifier;
+mod digest;
 pub mod exec;
 mod functions;
 mod guard;

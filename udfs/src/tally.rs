@@ -6,13 +6,16 @@
 use crate::classifier::{ClassifyError, Decision, Provenance, Reason, Source};
 use crate::settings::SafeguardSettings;
 use crate::statement::UNDECIDED_RATIO_TEXTS_MIN;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Different notes of one statement at the most.
 pub const NOTES_MAX: usize = 4;
+
+/// Texts of one statement whose failure is remembered in words.
+pub const FAULTS_MAX: usize = 1_024;
 
 /// Counters and budgets of one statement.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Tally {
     begun: AtomicU64,
     promised: AtomicU64,
     notes: Mutex<BTreeSet<String>>,
+    /// What was said when a text failed, by text.
+    faults: Mutex<HashMap<Arc<str>, String>>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +102,7 @@ impl Tally {
             begun: AtomicU64::default(),
             promised: AtomicU64::default(),
             notes: Mutex::default(),
+            faults: Mutex::default(),
         }
     }
 
@@ -170,6 +176,20 @@ impl Tally {
     pub fn notes(&self) -> Vec<String> {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.iter().cloned().collect()
+    }
+
+    /// Remembers why a text is [`Reason::Error`]; the first [`FAULTS_MAX`] texts.
+    pub fn fault(&self, text: &Arc<str>, why: impl Into<String>) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if faults.len() < FAULTS_MAX || faults.contains_key(text) {
+            faults.insert(Arc::clone(text), why.into());
+        }
+    }
+
+    /// Why a text is [`Reason::Error`], where it was said.
+    pub fn fault_of(&self, text: &str) -> Option<String> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.get(text).cloned()
     }
 
     /// Fails once more than `most` of the texts are undecided, but not on the first few.

@@ -28,6 +28,9 @@ pub(in crate::cli) struct Serve {
     /// A folder below which SQL may read and write files; may be repeated [default: the working directory]
     #[arg(long = "content-root", value_name = "DIR")]
     content_roots: Vec<PathBuf>,
+    /// A folder of policies: <name>/policy.md or <name>.md is published when it is new, now and on SIGHUP
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
     /// The certificate chain, PEM
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl Serve {
             models_dir: self.models.said(),
             allow_swap: self.swap.allow_swap.then_some(true),
             content_roots: (!self.content_roots.is_empty()).then_some(self.content_roots),
+            policies: self.policies,
             tls_cert: self.tls_cert,
             tls_key: self.tls_key,
             allow_insecure: self.allow_insecure.then_some(true),
@@ -134,6 +138,7 @@ pub(in crate::cli) struct PasswordFrom {
 pub(in crate::cli) struct DataDir {
     /// Where the server keeps verdicts, policies and users
     #[arg(
+        id = "data-dir",
         long = "data-dir",
         value_name = "DIR",
         default_value = "safeguard-data"

@@ -1,0 +1,33 @@
+//! What can be typed after `safeguard job`.
+
+use super::{AllowSwap, ModelsDir};
+use clap::Subcommand;
+use std::path::PathBuf;
+
+/// `safeguard job`.
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Job {
+    /// Work off what waits: backfills, and texts of safeguard.answer = queue; exit code 1 when something of it failed
+    Run(JobRun),
+    /// List backfills and how far they are
+    List {
+        /// Where verdicts, policies and tables are kept
+        #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
+        data_dir: PathBuf,
+    },
+}
+
+/// `safeguard job run`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct JobRun {
+    /// Where verdicts, policies and tables are kept; made when missing
+    #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
+    pub data_dir: PathBuf,
+    /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list`
+    #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
+    pub model: String,
+    #[command(flatten)]
+    pub models: ModelsDir,
+    #[command(flatten)]
+    pub swap: AllowSwap,
+}
