@@ -33,7 +33,7 @@ pub struct Procedure {
     pub name: &'static str,
     /// Names and types of its arguments; Utf8, Int64 or Boolean.
     pub arguments: &'static [(&'static str, DataType)],
-    /// What arguments by place are when there are this many: the first list that is long enough.
+    /// What arguments by place are: the first list that is long enough and whose types they have.
     pub places: &'static [&'static [&'static str]],
     /// What it returns.
     pub returns: DataType,
@@ -262,6 +262,12 @@ impl Procedure {
         format!("{}({})", self.name, names.join(", "))
     }
 
+    /// The value as the argument of this name has it, if it can be one.
+    fn typed(&self, name: &str, value: &ScalarValue) -> Option<ScalarValue> {
+        let (_, wanted) = self.arguments.iter().find(|(known, _)| *known == name)?;
+        typed(value, wanted)
+    }
+
     /// Arguments by name. NULL is the same as not given.
     fn given(
         &self,
@@ -273,7 +279,13 @@ impl Procedure {
             hint: None,
         };
         let by_place = values.iter().take_while(|v| named(v).is_none()).count();
-        let places = self.places.iter().find(|names| names.len() >= by_place);
+        let long = |names: &&&[&str]| names.len() >= by_place;
+        let typed_so = |names: &&&[&str]| {
+            let mut pairs = names.iter().zip(&values[..by_place]);
+            pairs.all(|(name, value)| value.is_null() || self.typed(name, value).is_some())
+        };
+        let fitting = self.places.iter().filter(long).find(typed_so);
+        let places = fitting.or_else(|| self.places.iter().find(long));
         let places = places.ok_or_else(|| wrong(format!("{by_place} arguments are too many")))?;
         let mut given = BTreeMap::new();
         for (at, value) in values.into_iter().enumerate() {
@@ -291,7 +303,7 @@ impl Procedure {
             if value.is_null() {
                 continue;
             }
-            let Some(value) = typed(&value, wanted) else {
+            let Some(value) = self.typed(known, &value) else {
                 let wanted = said(wanted);
                 return Err(wrong(format!(
                     "argument \"{name}\" must be {wanted}, not {value}"

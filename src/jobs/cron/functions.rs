@@ -51,9 +51,8 @@ pub fn procedures() -> Vec<Procedure> {
         },
         Procedure {
             name: "cron.unschedule",
-            // By place it is a name or a number, as the value is.
             arguments: &[("job_name", DataType::Utf8), ("job_id", DataType::Int64)],
-            places: &[&["job_name"]],
+            places: &[&["job_name"], &["job_id"]],
             returns: DataType::Boolean,
             description: "Removes the job of this name or number. A run that runs goes on.",
             call: |call| unschedule(call).boxed(),
