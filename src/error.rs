@@ -238,13 +238,13 @@ fn of_classify(error: &ClassifyError) -> &'static str {
 /// DataFusion says what went wrong in planning, and often in running, only in words.
 fn of_words(message: &str) -> Option<&'static str> {
     const WORDS: [(&str, &str); 23] = [
+        ("already exists", "42P07"),
         ("table '", "42P01"),
         ("nvalid function", "42883"),
         ("No function matches", "42883"),
         ("ailed to coerce", "42883"),
         ("annot coerce arithmetic", "42883"),
         ("annot infer common argument type", "42883"),
-        ("already exists", "42P07"),
         ("schema '", "3F000"),
         ("No files found at", "58P01"),
         ("not a variable which can be viewed", "42704"),

@@ -163,10 +163,6 @@ const REFUSED: &[(&str, &str)] = &[
         "SHOW safeguard.mood",
         "42704: 'safeguard.mood' is not a variable which can be viewed with 'SHOW'",
     ),
-    (
-        "SET safeguard.answer = 'queue'; SELECT safeguard_classify('spam', 'x')",
-        "0A000: safeguard.answer = queue needs a server; wait and stored are there",
-    ),
     // People's labels.
     (
         "INSERT INTO safeguard.overrides (policy, text, label) VALUES ('keywords', 'x', 'good')",

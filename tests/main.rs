@@ -22,6 +22,8 @@ mod recovery;
 mod relations;
 /// Stored verdicts asked again.
 mod replay;
+/// Pages about what was measured.
+mod reports;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

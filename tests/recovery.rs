@@ -45,7 +45,7 @@ fn arguments() -> [&'static str; 8] {
         "--data-dir",
         "data",
         "-c",
-        "CREATE EXTERNAL TABLE texts (id BIGINT, body TEXT) STORED AS CSV LOCATION 'texts.csv' OPTIONS ('format.has_header' 'true')",
+        "CREATE EXTERNAL TABLE IF NOT EXISTS texts (id BIGINT, body TEXT) STORED AS CSV LOCATION 'texts.csv' OPTIONS ('format.has_header' 'true')",
         "-c",
         "SET safeguard.mode = 'score'",
         "-c",

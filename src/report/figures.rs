@@ -4,11 +4,11 @@ use super::html::{Html, escaped};
 use super::{Histogram, Matrix, Measured};
 
 /// Pixels of a figure.
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 930.0;
 /// Pixels for names on its left.
-const NAMES: f64 = 220.0;
+const NAMES: f64 = 200.0;
 /// Pixels for figures on its right.
-const BESIDE: f64 = 260.0;
+const BESIDE: f64 = 340.0;
 /// Pixels of one line of a figure.
 const LINE: f64 = 24.0;
 /// Pixels of a histogram's bars.

@@ -31,10 +31,9 @@ async fn a_view_fills_up_by_itself() {
     assert_eq!(bench.rows(reason).await, ["queued"]);
     bench.later(Duration::from_secs(1));
     assert!(bench.step().await);
-    assert_eq!(
-        bench.rows(READ).await,
-        ["allowed|231", "bad|25", "undecided|344"]
-    );
+    // Which of them come first is the scan's business.
+    let left = "SELECT posts FROM dashboard WHERE label = 'undecided'";
+    assert_eq!(bench.rows(left).await, ["344"]);
     bench.work().await;
     assert_eq!(bench.rows(READ).await, ["allowed|540", "bad|60"]);
     assert_eq!(bench.rows(DEPTH).await, ["p@1|auto|0|600|0"]);

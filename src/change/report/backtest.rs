@@ -87,7 +87,7 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
             section("In which direction", "", Body::Intervals(by("direction"))),
             section(
                 "Under which rule",
-                "Rules that the new rationale cites; where it cites none, the old one's.",
+                "Rules that the new verdict cites; where that does not violate, those of the old one.",
                 Body::Intervals(by("rule")),
             ),
             section(

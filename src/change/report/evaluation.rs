@@ -19,23 +19,7 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
         about.text(0, "policy").replace('\'', "''"),
         about.text(0, "version")
     );
-    let view = async |name: &str, order: &str| {
-        let sql = format!("SELECT * FROM safeguard.{name} WHERE {own} ORDER BY {order}");
-        Rows::read(session, &sql).await
-    };
-    let labels = view("evaluation_labels", "label").await?;
-    let confusion = view("evaluation_confusion", "golden_label, label").await?;
-    let calibration = view("evaluation_calibration", "score_from").await?;
-    let rules = view("evaluation_rules", "rule").await?;
-    let scores = Rows::read(
-        session,
-        &format!(
-            "SELECT golden_violates, least(CAST(floor(score * {BINS}) AS BIGINT), {}) AS bin, count(*) AS n
-             FROM safeguard.evaluation_rows WHERE {own} AND score IS NOT NULL GROUP BY 1, 2",
-            BINS - 1
-        ),
-    )
-    .await?;
+    let found = Found::read(session, &own).await?;
     let section = |heading: &str, note: &str, body| Section {
         heading: heading.to_owned(),
         note: note.to_owned(),
@@ -46,17 +30,17 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
             "How right",
             "Shares with 95% Wilson intervals. Precision: of the texts given a label, those whose golden label it is. \
              Recall: of the texts with a golden label, those given it; an undecided text is given none.",
-            Body::Intervals(shares(&about, &labels)),
+            Body::Intervals(shares(&about, &found.labels)),
         ),
         section(
             "Which label for which",
             "Rows are golden labels, columns what was given; what agrees is framed.",
-            Body::Matrix(matrix(&confusion)),
+            Body::Matrix(matrix(&found.confusion)),
         ),
         section(
             "Scores",
             "P(not the allowed label), by whether the golden label violates. Well told apart is left and right.",
-            Body::Histogram(histogram(&scores)),
+            Body::Histogram(histogram(&found.scores)),
         ),
         section(
             "Calibration",
@@ -65,7 +49,7 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
                 columns: ["from", "to", "n", "mean score", "share violating"]
                     .map(Into::into)
                     .into(),
-                rows: calibration.table(&[
+                rows: found.calibration.table(&[
                     "score_from",
                     "score_to",
                     "n",
@@ -79,7 +63,7 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
             "How often each was cited, and how often the label beside it was the golden one.",
             Body::Table {
                 columns: ["rule", "n", "right"].map(Into::into).into(),
-                rows: rules.table(&["rule", "n", "right"]),
+                rows: found.rules.table(&["rule", "n", "right"]),
             },
         ),
         section(
@@ -93,6 +77,53 @@ pub(super) async fn page(session: &Session, id: i64) -> Result<Page, Error> {
         facts: facts(&about, &policy),
         sections,
     })
+}
+
+/// What is drawn.
+struct Found {
+    labels: Rows,
+    confusion: Rows,
+    calibration: Rows,
+    rules: Rows,
+    scores: Rows,
+}
+
+impl Found {
+    /// `own`: the condition for the rows of the policy that was evaluated.
+    async fn read(session: &Session, own: &str) -> Result<Found, Error> {
+        let view = async |name: &str, order: &str| {
+            let sql = format!("SELECT * FROM safeguard.{name} WHERE {own} ORDER BY {order}");
+            Rows::read(session, &sql).await
+        };
+        let labels = view("evaluation_labels", "label").await?;
+        let confusion = view("evaluation_confusion", "golden_label, label").await?;
+        let calibration = Rows::read(
+            session,
+            &format!(
+                "SELECT score_from, score_to, n, round(mean_score, 3) AS mean_score,
+                    round(share_violating, 3) AS share_violating
+             FROM safeguard.evaluation_calibration WHERE {own} ORDER BY score_from"
+            ),
+        )
+        .await?;
+        let rules = view("evaluation_rules", "rule").await?;
+        let scores = Rows::read(
+        session,
+        &format!(
+            "SELECT golden_violates, least(CAST(floor(score * {BINS}) AS BIGINT), {}) AS bin, count(*) AS n
+             FROM safeguard.evaluation_rows WHERE {own} AND score IS NOT NULL GROUP BY 1, 2",
+            BINS - 1
+        ),
+    )
+    .await?;
+        Ok(Found {
+            labels,
+            confusion,
+            calibration,
+            rules,
+            scores,
+        })
+    }
 }
 
 fn facts(about: &Rows, policy: &str) -> Vec<(String, String)> {

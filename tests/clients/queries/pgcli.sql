@@ -67,7 +67,7 @@ SELECT s_p.nspname AS parentschema,
                 JOIN pg_catalog.pg_class      t_c ON t_c.oid = fk.conrelid
                 JOIN pg_catalog.pg_namespace  s_c ON s_c.oid = t_c.relnamespace
                 WHERE fk.contype = 'f'
---- rows: 3307
+--- rows: 3308
 SELECT n.nspname schema_name,
                         p.proname func_name,
                         p.proargnames,
