@@ -10,10 +10,19 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// Runs a file of `sql/jobs` as a user would, and the job that it makes at its next time.
 async fn ready(process: &mut Process, file: &str) -> String {
+    ready_as(process, file, |script| script).await
+}
+
+/// The same of a file that is adapted first.
+async fn ready_as(
+    process: &mut Process,
+    file: &str,
+    adapt: impl FnOnce(String) -> String,
+) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("sql/jobs")
         .join(file);
-    let script = std::fs::read_to_string(path).unwrap();
+    let script = adapt(std::fs::read_to_string(path).unwrap());
     process.sql(&script).await;
     let jobs = list(
         process.engine.store(),
@@ -22,7 +31,8 @@ async fn ready(process: &mut Process, file: &str) -> String {
     )
     .await
     .unwrap();
-    let next = jobs.last().unwrap().next.unwrap();
+    let own = jobs.iter().max_by_key(|job| job.job.since).unwrap();
+    let next = own.next.unwrap();
     process.at(next - 1).await;
     process.at(next).await;
     process.scheduler.settle().await.unwrap();
@@ -75,6 +85,17 @@ async fn the_ready_jobs_do_what_they_say() {
         .await;
     let asked: u64 = run[0][0].parse().unwrap();
     assert!((1..=90).contains(&asked), "two percent of 1500: {asked}");
+    // A verdict that the model stands by has not drifted; one that is nowhere cannot be replayed.
+    let pinned = process
+        .said("SELECT v.verdict_digest FROM safeguard.verdicts AS v JOIN messages AS m ON safeguard_digest(m.body) = v.text_digest LIMIT 1")
+        .await;
+    let adapted = |script: String| script.replace("0123456789abcdef", &pinned);
+    assert_eq!(
+        ready_as(&mut process, "drift_check.sql", adapted).await,
+        "succeeded SELECT 0"
+    );
+    let nowhere = ready(&mut process, "drift_check.sql").await;
+    assert!(nowhere.starts_with("failed ERROR: "), "{nowhere}");
     // What is quoted of an author's texts goes.
     process
         .sql(
