@@ -197,6 +197,8 @@ pub const CRON_SHIFT_MINUTES_MAX: i64 = 180;
 /// Days ahead in which the next time of a schedule is looked for. The rarest, a 29th of February on a given weekday, comes
 /// within 40 years.
 pub const CRON_AHEAD_DAYS_MAX: i64 = 366 * 41;
+/// The latest runs among which `safeguard job list` looks for each job's last.
+pub const CRON_RUNS_LISTED: usize = 1_000;
 /// Missed times of one job that are counted.
 pub const CRON_MISSED_MAX: u64 = 100_000;
 /// Milliseconds between two looks at the jobs.

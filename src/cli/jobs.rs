@@ -6,11 +6,11 @@
 use super::args::{Job, JobRun};
 use super::interrupt::{self, Interrupts};
 use super::{cannot_write, report, say};
-use crate::config::{Config, PROGRESS_NOTICE_MS};
+use crate::config::{CRON_RUNS_LISTED, Config, PROGRESS_NOTICE_MS};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::jobs::{self, runner::Runner};
-use crate::store::{BackfillRow, State, Store, StoreError};
+use crate::jobs::{self, cron, runner::Runner};
+use crate::store::{BackfillRow, JobRow, RunRow, State, Store, StoreError};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -146,12 +146,30 @@ async fn list(dir: &Path) -> Result<ExitCode, Error> {
         let why = format!("there is no store in {}", dir.display());
         return Err(Error::Usage(why));
     }
-    let rows = Store::open(dir)?.backfills().await?;
-    let lines: String = rows.iter().map(|row| said(row) + "\n").collect();
+    let store = Store::open(dir)?;
+    let rows = store.backfills().await?;
+    let mut lines: String = rows.iter().map(|row| said(row) + "\n").collect();
+    let runs = cron::runs(&store, None, CRON_RUNS_LISTED).await?;
+    for job in store.jobs().await? {
+        let last = runs.iter().find(|run| run.jobid == job.jobid);
+        lines += &scheduled(&job, last);
+    }
     match io::stdout().lock().write_all(lines.as_bytes()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(cannot_write(&error)),
     }
+}
+
+/// A job with its latest run, where that is among the latest of all.
+fn scheduled(job: &JobRow, last: Option<&RunRow>) -> String {
+    let name = job.jobname.as_deref();
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+    let off = if job.active { "" } else { ", off" };
+    let last = last.map_or_else(String::new, |run| {
+        let message = run.message.as_deref().unwrap_or_default();
+        format!("; last run {}: {message}", run.status)
+    });
+    format!("job {}{name}: {}{off}{last}\n", job.jobid, job.schedule)
 }
 
 /// Workers beside statements of `safeguard sql`, which judge what those leave for the background.

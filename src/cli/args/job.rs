@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub(in crate::cli) enum Job {
     /// Work off what waits: backfills, and texts of safeguard.answer = queue; exit code 1 when something of it failed
     Run(JobRun),
-    /// List backfills and how far they are
+    /// List backfills and how far they are, and jobs with their latest runs
     List {
         /// Where verdicts, policies and tables are kept
         #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
