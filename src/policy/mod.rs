@@ -6,7 +6,7 @@
 //! closure it is handed, and knows nothing of models, SQL, verdicts or how versions are kept.
 //!
 //! A policy's digest covers what can change a verdict: the model's text and the labels with the allowed one marked.
-//! Edits of title, rules, thresholds, languages or owner in the front matter make no new version.
+//! Edits of title, rules, thresholds, screen, languages or owner in the front matter make no new version.
 
 mod contract;
 mod error;
@@ -44,6 +44,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// What its golden set must show, before it is trusted: figures that a test of the policy checks.
     pub thresholds: Vec<Threshold>,
+    /// What a screen may do before the model is asked.
+    pub screen: ScreenUse,
     /// Languages (ISO 639-1) it was written and tested for; empty when not said.
     pub languages: Vec<String>,
     /// Who answers for it.
@@ -52,6 +54,18 @@ pub struct Policy {
     pub text: String,
     /// As typed, front matter included.
     pub source: String,
+}
+
+/// What a certified screen may do with a text under a policy. Whether one is certified is the store's to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ScreenUse {
+    /// Nothing: every text goes to the model.
+    Never,
+    /// Clear it, or pass it on.
+    #[default]
+    Clear,
+    /// Clear or convict it, or pass it on. Convicts only under a policy with one label that violates.
+    Convict,
 }
 
 impl Policy {
@@ -78,6 +92,19 @@ impl Policy {
         &self.labels[self.allowed]
     }
 
+    /// The one label that violates; `None` where there are several, so that violating alone does not say which.
+    pub fn violating_label(&self) -> Option<&Arc<str>> {
+        let mut others = self
+            .labels
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != self.allowed);
+        match (others.next(), others.next()) {
+            (Some((_, only)), None) => Some(only),
+            _ => None,
+        }
+    }
+
     /// The contract: the sentence that fixes the form of the answer.
     pub fn contract(&self) -> String {
         contract::sentence(&self.labels)
@@ -94,7 +121,7 @@ impl Policy {
     }
 
     /// BLAKE3, in hexadecimal, of the text and of the labels with the allowed one marked. Two policies with the same
-    /// digest are the same version, whatever their title, rules, thresholds, languages or owner say.
+    /// digest are the same version, whatever their title, rules, thresholds, screen, languages or owner say.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"safeguard policy\n");

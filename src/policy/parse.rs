@@ -1,10 +1,10 @@
 //! From a policy's source to a [`Policy`].
 //!
 //! Takes the bytes of a policy file or an inline text. YAML front matter between `---` lines declares name, title,
-//! labels, rules, thresholds, languages and owner, and nothing else; a source without it must end with the contract. Refuses what
+//! labels, rules, thresholds, screen, languages and owner, and nothing else; a source without it must end with the contract. Refuses what
 //! could not be judged under: labels that cannot be told apart or written into the contract, an empty text.
 
-use super::{INLINE, Policy, PolicyError, Rule, contract, rules, thresholds};
+use super::{INLINE, Policy, PolicyError, Rule, ScreenUse, contract, rules, thresholds};
 use crate::config::{
     POLICY_BYTES_MAX, POLICY_LABEL_BYTES_MAX, POLICY_LABELS_MAX, POLICY_NAME_BYTES_MAX,
     POLICY_RULE_CODE_BYTES_MAX, POLICY_RULES_MAX,
@@ -22,6 +22,7 @@ struct Front {
     labels: Option<Vec<Value>>,
     rules: Option<Value>,
     thresholds: Option<Value>,
+    screen: Option<String>,
     #[serde(default)]
     languages: Vec<String>,
     owner: Option<String>,
@@ -62,8 +63,10 @@ pub(super) fn parse(name: Option<&str>, source: &str) -> Result<Policy, PolicyEr
         }
         None => Vec::new(),
     };
+    let screen = screen_use(draft.front.screen.as_deref()).map_err(invalid)?;
     Ok(Policy {
         thresholds,
+        screen,
         title: draft.front.title.unwrap_or_else(|| draft.name.to_string()),
         name: draft.name,
         labels: draft
@@ -78,6 +81,19 @@ pub(super) fn parse(name: Option<&str>, source: &str) -> Result<Policy, PolicyEr
         text: draft.text,
         source: source.to_owned(),
     })
+}
+
+/// What the front matter lets a screen do.
+fn screen_use(said: Option<&str>) -> Result<ScreenUse, String> {
+    match said {
+        None | Some("clear") => Ok(ScreenUse::Clear),
+        Some("convict") => Ok(ScreenUse::Convict),
+        Some("never") => Ok(ScreenUse::Never),
+        Some(other) => Err(format!(
+            "front matter: screen: \"{}\" is not one of: never, clear, convict",
+            other.escape_debug()
+        )),
+    }
 }
 
 /// Splits and reads a source without judging its labels.

@@ -12,6 +12,7 @@ fn reads_a_whole_file() {
         policy,
         Policy {
             thresholds: Vec::new(),
+            screen: ScreenUse::Clear,
             name: Arc::from("hate"),
             title: "Hate".to_owned(),
             labels: vec![Arc::from("fine"), Arc::from("bad")],
@@ -249,12 +250,34 @@ fn refuses_and_names_what_is_wrong() {
     );
     front(
         "labels: [allowed, b]\nlabel: c",
-        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `thresholds`, `languages`, `owner` at line 3 column 1",
+        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `thresholds`, `screen`, `languages`, `owner` at line 3 column 1",
+    );
+    front(
+        "labels: [allowed, b]\nscreen: on",
+        "front matter: screen: \"on\" is not one of: never, clear, convict",
     );
     front(
         "labels: allowed",
         "front matter: labels: invalid type: string \"allowed\", expected a sequence at line 2 column 9",
     );
+}
+
+#[test]
+fn what_a_screen_may_do_is_declared() {
+    let cases = [
+        ("", ScreenUse::Clear),
+        ("\nscreen: clear", ScreenUse::Clear),
+        ("\nscreen: convict", ScreenUse::Convict),
+        ("\nscreen: never", ScreenUse::Never),
+    ];
+    for (said, want) in cases {
+        let source = format!("---\nlabels: [allowed, b]{said}\n---\nFind b.");
+        let policy = Policy::parse(&source).unwrap();
+        assert_eq!(policy.screen, want, "{said}");
+        assert_eq!(policy.violating_label().map(|l| &**l), Some("b"));
+    }
+    let several = Policy::parse("---\nlabels: [allowed, b, c]\n---\nFind b and c.").unwrap();
+    assert_eq!(several.violating_label(), None);
 }
 
 #[test]

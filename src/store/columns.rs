@@ -3,8 +3,10 @@
 //! One table of facts, read by the scan (to decode), by the filter (to translate) and by the providers (to describe).
 //! Others build on these columns: add, never rename or reorder.
 
+mod screens;
 mod work;
 
+pub(super) use screens::SCREENS;
 pub(super) use work::{BACKFILL_FAILURES, BACKFILLS, QUEUE};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};

@@ -33,6 +33,7 @@ mod reading;
 mod records;
 mod relations;
 mod scan;
+mod screens;
 mod settling;
 mod tables;
 mod users;
@@ -54,6 +55,7 @@ pub use records::{
     to_hex,
 };
 pub use relations::RelationRow;
+pub use screens::{ScreenEvent, ScreenInForce};
 pub use settling::{Fate, Settlement, Spent, Then};
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;

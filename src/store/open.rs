@@ -26,13 +26,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/5.sql"),
     include_str!("../../sql/store/6.sql"),
     include_str!("../../sql/store/7.sql"),
+    include_str!("../../sql/store/8.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 24] = [
+const PARTS: [&str; 26] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -57,6 +58,8 @@ const PARTS: [&str; 24] = [
     "backfill_failures",
     "queue_judges",
     "queue",
+    "screen_weights",
+    "screens",
 ];
 
 /// Bytes of SQLite's smallest page.

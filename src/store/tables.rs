@@ -7,7 +7,7 @@
 use super::columns::{
     BACKFILL_FAILURES, BACKFILLS, BACKTEST_FINDINGS, BACKTEST_FLIPS, BACKTESTS, CALIBRATIONS,
     EVALUATION_ROWS, EVALUATIONS, JOB, JOB_RUN_DETAILS, OVERRIDES, POLICIES, POLICY_VERSIONS,
-    QUERIES, QUEUE, RELATIONS, Table, USERS, VERDICTS,
+    QUERIES, QUEUE, RELATIONS, SCREENS, Table, USERS, VERDICTS,
 };
 use super::overrides::OverrideSink;
 use super::scan::StoreScan;
@@ -49,6 +49,7 @@ pub(super) fn all(
         &BACKFILLS,
         &BACKFILL_FAILURES,
         &QUEUE,
+        &SCREENS,
     ];
     providers(store, "safeguard", &tables, &check)
 }
