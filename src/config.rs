@@ -114,6 +114,31 @@ pub const QUEUE_TEXT_BYTES_MAX: usize = 1 << 20;
 /// Policies, modes and efforts that texts wait for at once.
 pub const QUEUE_JUDGES_MAX: u64 = 1_000;
 
+/// Distinct texts of a source that a screen is certified for; of more, a uniform random sample stands for all.
+pub const SCREEN_SOURCE_TEXTS_MAX: usize = 200_000;
+/// Bytes of those texts; past it, fewer stand for all.
+pub const SCREEN_SOURCE_BYTES_MAX: usize = 256 << 20;
+/// Different values of a screen's column `slice`.
+pub const SCREEN_SLICES_MAX: usize = 64;
+/// Questions that training a screen may put to the reasoner, where nobody says another number.
+pub const SCREEN_LABEL_BUDGET: u64 = 1_000;
+/// The same at the most.
+pub const SCREEN_LABEL_BUDGET_MAX: u64 = 1_000_000;
+/// Probability with which a screen's certificate may be wrong, where nobody says another.
+pub const SCREEN_DELTA: f64 = 0.05;
+/// Stored verdicts that a screen is trained on; the others are left for its certificate.
+pub const SCREEN_STORED_EXAMPLES_MAX: usize = 50_000;
+/// Bytes of the texts of stored verdicts that a screen is trained on.
+pub const SCREEN_STORED_BYTES_MAX: usize = 32 << 20;
+/// Share of the questions that go to training, where there are few labels to train on.
+pub const SCREEN_TRAIN_SHARE: f64 = 0.3;
+/// The same where there are labels enough of both kinds.
+pub const SCREEN_TRAIN_SHARE_KNOWN: f64 = 0.1;
+/// So many of each kind are enough.
+pub const SCREEN_KNOWN_EXAMPLES: usize = 200;
+/// Cleared texts that an audit asks about, where nobody says another number.
+pub const SCREEN_AUDIT_SAMPLE: u64 = 300;
+
 /// Share of right labels that a calibration asks of scores, where nobody says another.
 pub const CALIBRATION_TARGET: f64 = 0.95;
 /// Chance that a calibration trusts scores that do not deserve it.

@@ -9,8 +9,12 @@
 /// What a random number is for: numbers of different purposes have nothing to do with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// Which texts of too many stand for all.
+    Source,
     /// What is trained on and what is not.
     Split,
+    /// What is asked to train.
+    Train,
     /// What is asked first, to see where violating texts are.
     Pilot,
     /// What is asked to certify, and to audit.
@@ -20,7 +24,9 @@ pub enum Purpose {
 /// A text's number.
 pub fn number(key: u64, seed: u64, purpose: Purpose) -> u64 {
     let purpose = match purpose {
+        Purpose::Source => 0x4f,
         Purpose::Split => 0x53,
+        Purpose::Train => 0x54,
         Purpose::Pilot => 0x50,
         Purpose::Certify => 0x43,
     };
@@ -37,6 +43,26 @@ pub fn mix(bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
+}
+
+/// Of places with weights, as many as wanted, each likely in proportion to its weight: those whose number, as a share of
+/// the largest there is, to the power of 1 / weight is largest (P. Efraimidis, P. Spirakis, Weighted random sampling with
+/// a reservoir, 2006). A weight of 0 is never drawn.
+pub fn weighted(weights: &[(u32, u64, f64)], wanted: usize) -> Vec<u32> {
+    let mut order: Vec<(f64, u32)> = weights
+        .iter()
+        .filter(|(_, _, weight)| *weight > 0.0)
+        .map(|(place, number, weight)| {
+            let share = (*number as f64 + 1.0) / (u64::MAX as f64 + 2.0);
+            (share.ln() / weight, *place)
+        })
+        .collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    order
+        .into_iter()
+        .take(wanted)
+        .map(|(_, place)| place)
+        .collect()
 }
 
 /// The first texts of `places`, which are in the order of their numbers, up to the one that would need more than
@@ -76,6 +102,21 @@ mod tests {
             .count();
         assert!((500..750).contains(&both), "{both}");
         assert_ne!(number(1, 7, Purpose::Split), number(1, 8, Purpose::Split));
+    }
+
+    #[test]
+    fn the_heavier_are_drawn_more_often() {
+        let places: Vec<(u32, u64, f64)> = (0..1_000)
+            .map(|at| {
+                let weight = if at < 500 { 3.0 } else { 1.0 };
+                (at, number(at.into(), 3, Purpose::Train), weight)
+            })
+            .collect();
+        let drawn = weighted(&places, 100);
+        let heavy = drawn.iter().filter(|at| **at < 500).count();
+        assert_eq!(drawn.len(), 100);
+        assert!((60..90).contains(&heavy), "{heavy}");
+        assert_eq!(weighted(&[(1, 5, 0.0), (2, 5, 0.1)], 9), [2]);
     }
 
     #[test]

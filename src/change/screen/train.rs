@@ -1,0 +1,582 @@
+//! `SELECT * FROM safeguard_train_screen(policy, recall [, delta, label_budget, source, slice, precision, text, seed])`: a
+//! screen for a policy, with a certificate or without force.
+//!
+//! Takes a policy and content, gives a row for all texts and one for each slice, stored as an event of the screen. What is
+//! trained on is never in the certificate: golden texts and overrides, half of the stored verdicts of the source's texts,
+//! and what was asked for training, chosen by the score of a first screen. The certificate is about the other
+//! texts of the source, each counted once; without a source, about texts like the golden ones, half of which are held out.
+//! A screen that cannot be certified takes no certified one's place.
+
+use super::labels::Labels;
+use super::population::{self, From, Texts, key};
+use super::rows::{About, SCHEMA, batch, bound, confidence, percent};
+use super::{scores, trained};
+use crate::change::backtest::Tried;
+use crate::change::source::refused;
+use crate::change::subject::Subject;
+use crate::config::{
+    Role, SCREEN_DELTA, SCREEN_KNOWN_EXAMPLES, SCREEN_LABEL_BUDGET, SCREEN_LABEL_BUDGET_MAX,
+    SCREEN_STORED_BYTES_MAX, SCREEN_STORED_EXAMPLES_MAX, SCREEN_TRAIN_SHARE,
+    SCREEN_TRAIN_SHARE_KNOWN,
+};
+use crate::engine::Engine;
+use crate::engine::functions::{Arguments, Call, Function, FunctionDoc, Planned, Planning};
+use crate::error::Error;
+use crate::policy::{Policy, ScreenUse};
+use crate::screen::certify::{self, Bounds, Certificate, Goal, Label, Population, Study};
+use crate::screen::sample::{Purpose, number, weighted};
+use crate::screen::{Example, Screen};
+use crate::store::{Digest, now, text_digest};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::Result;
+use safeguard_udfs::Answer;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const NAME: &str = "safeguard_train_screen";
+
+/// The function.
+pub(in crate::change) fn function() -> Function {
+    Function {
+        doc: FunctionDoc {
+            name: NAME,
+            arguments: &[
+                ("policy", DataType::Utf8),
+                ("recall", DataType::Float64),
+                ("delta", DataType::Float64),
+                ("label_budget", DataType::Int64),
+                ("source", DataType::Utf8),
+                ("slice", DataType::Utf8),
+                ("precision", DataType::Float64),
+                ("text", DataType::Utf8),
+                ("seed", DataType::Int64),
+            ],
+            required: 2,
+            returns: Arc::clone(&SCHEMA),
+            description: "Trains a screen for a policy and certifies that it keeps at least this share of the violating texts; what cannot be certified clears nothing. Stored in safeguard.screens.",
+        },
+        role: Role::Admin,
+        plan,
+    }
+}
+
+/// A call's arguments, checked.
+#[derive(Debug, Clone)]
+struct Given {
+    tried: Tried,
+    goal: Goal,
+    questions: u64,
+    from: Option<From>,
+    seed: i64,
+}
+
+fn plan(planning: &Planning<'_>) -> Result<Planned> {
+    let given = read(planning.engine, planning.arguments)?;
+    Ok(Planned::once(&SCHEMA, move |call| run(call, given.clone())))
+}
+
+fn read(engine: &Engine, arguments: &Arguments) -> Result<Given, Error> {
+    let tried = Tried::resolve(engine, arguments.required("policy"))?;
+    let goal = Goal {
+        recall: arguments.number("recall").unwrap_or_default(),
+        delta: arguments.number("delta").unwrap_or(SCREEN_DELTA),
+        precision: arguments.number("precision"),
+    };
+    goal.check()
+        .map_err(|error| refused("22023", format!("{NAME}: {error}")))?;
+    allowed(&tried.version.policy, &goal)?;
+    let questions = match arguments.whole("label_budget") {
+        None => SCREEN_LABEL_BUDGET,
+        Some(said) => match u64::try_from(said) {
+            Ok(questions) if questions <= SCREEN_LABEL_BUDGET_MAX => questions,
+            _ => {
+                let why =
+                    format!("{NAME}: label_budget is {said}, not 0 to {SCREEN_LABEL_BUDGET_MAX}");
+                return Err(refused("22023", why));
+            }
+        },
+    };
+    let owned = |name: &str| arguments.text(name).map(str::to_owned);
+    let from = arguments.text("source").map(|source| From {
+        source: source.into(),
+        text: owned("text"),
+        slice: owned("slice"),
+    });
+    for name in ["slice", "text"] {
+        if from.is_none() && arguments.text(name).is_some() {
+            let why = format!("{NAME}: {name} is a column of a source, and there is none");
+            return Err(refused("22023", why));
+        }
+    }
+    Ok(Given {
+        tried,
+        goal,
+        questions,
+        from,
+        seed: arguments.whole("seed").unwrap_or(0),
+    })
+}
+
+/// Whether the policy lets a screen do what the goal is about.
+fn allowed(policy: &Policy, goal: &Goal) -> Result<(), Error> {
+    let name = &policy.name;
+    if policy.screen == ScreenUse::Never {
+        let why = format!("policy \"{name}\" has no screens: its front matter says screen: never");
+        return Err(refused("22023", why));
+    }
+    if goal.precision.is_none() {
+        return Ok(());
+    }
+    if policy.screen != ScreenUse::Convict {
+        return Err(Error::Refused {
+            sqlstate: "22023",
+            why: format!(
+                "a screen of policy \"{name}\" may not convict, so that it has no precision"
+            ),
+            hint: Some("the front matter of a policy allows it with screen: convict".to_owned()),
+        });
+    }
+    match policy.labels.len() - 1 {
+        1 => Ok(()),
+        violating => Err(refused(
+            "0A000",
+            format!(
+                "policy \"{name}\" has {violating} labels that violate: a screen cannot tell which to give"
+            ),
+        )),
+    }
+}
+
+/// The number that decides all draws: of the policy's text and the model, so that a second call draws the same texts again
+/// and finds what it asked, and of a number that only the caller knows.
+pub(super) fn seed(policy_digest: &str, reasoner_digest: &str, said: i64) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for part in [
+        policy_digest.as_bytes(),
+        reasoner_digest.as_bytes(),
+        &said.to_le_bytes(),
+    ] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    key(hasher.finalize().as_bytes())
+}
+
+async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
+    let answer = call.settings().answer;
+    if given.from.is_some() && answer != Answer::Wait {
+        return Err(Error::Refused {
+            sqlstate: "55000",
+            why: format!(
+                "{NAME} waits for labels, and safeguard.answer is {}",
+                answer.as_str()
+            ),
+            hint: Some("SET safeguard.answer = 'wait'".to_owned()),
+        });
+    }
+    let version = &given.tried.version;
+    let mut subject = Subject::version(version, call.engine.golden_set(&version.policy)?);
+    subject.take_spoken(call.engine.store().spoken(&version.name).await?);
+    let allowed = &version.policy.labels[version.policy.allowed];
+    let rows = subject.golden.rows.iter();
+    let golden: HashMap<Arc<str>, bool> = rows
+        .map(|row| (Arc::clone(&row.text), row.label != *allowed))
+        .collect();
+    let seed = seed(&version.digest, &call.engine.model().digest, given.seed);
+    let work = Work {
+        labels: Labels::new(&call, &given.tried.asked),
+        given: &given,
+        examples: Vec::new(),
+        seed,
+    };
+    let made = match &given.from {
+        Some(from) => {
+            let texts = population::read(&call, from, seed).await?;
+            work.by_source(texts, golden).await?
+        }
+        None => work.by_golden(golden).await?,
+    };
+    finish(&call, &given, made).await
+}
+
+/// What came of it.
+struct Made {
+    /// `None` where all that is known is of one kind.
+    screen: Option<Arc<Screen>>,
+    certificate: Certificate,
+    slices: Vec<Arc<str>>,
+    trained_on: u64,
+    asked: u64,
+    /// Whether the texts stand for more.
+    cut: bool,
+}
+
+struct Work<'a> {
+    labels: Labels<'a>,
+    given: &'a Given,
+    /// What is trained on.
+    examples: Vec<Example>,
+    seed: u64,
+}
+
+/// The texts of a source while they are asked.
+struct Pool {
+    texts: Texts,
+    known: Vec<Option<Label>>,
+    /// Trained on, and so not in the certificate.
+    trained: Vec<bool>,
+}
+
+impl Work<'_> {
+    fn learn(&mut self, text: &Arc<str>, violates: bool) {
+        let text = Arc::clone(text);
+        self.examples.push(Example { text, violates });
+    }
+
+    /// Half of the golden texts are trained on, the others held out.
+    async fn by_golden(mut self, golden: HashMap<Arc<str>, bool>) -> Result<Made, Error> {
+        let mut held_out = Vec::new();
+        let mut golden: Vec<(Digest, Arc<str>, bool)> = golden
+            .into_iter()
+            .map(|(text, v)| (text_digest(&text), text, v))
+            .collect();
+        golden.sort_unstable();
+        for (digest, text, violates) in golden {
+            match number(key(&digest), self.seed, Purpose::Split) % 2 {
+                0 => self.learn(&text, violates),
+                _ => held_out.push((text, violates)),
+            }
+        }
+        let screen = trained(self.examples.clone(), self.seed).await?;
+        let certificate = match &screen {
+            Some(screen) => {
+                let texts = held_out.iter().map(|(text, _)| Arc::clone(text)).collect();
+                let scores = scores(screen, texts).await;
+                let label = |violates: bool| match violates {
+                    true => Label::Violates,
+                    false => Label::Allowed,
+                };
+                let rows: Vec<(f64, Label)> = scores
+                    .into_iter()
+                    .zip(held_out.iter().map(|(_, violates)| label(*violates)))
+                    .collect();
+                certify::of_rows(&rows, self.given.goal, &[])
+                    .expect("bug: the goal was not checked")
+            }
+            None => self.nothing(held_out.len() as u64),
+        };
+        Ok(self.made(screen, certificate, Texts::default()))
+    }
+
+    async fn by_source(
+        mut self,
+        texts: Texts,
+        golden: HashMap<Arc<str>, bool>,
+    ) -> Result<Made, Error> {
+        let mut pool = self.pool(texts, &golden).await?;
+        for (text, violates) in &golden {
+            self.learn(text, *violates);
+        }
+        self.examples.sort_unstable_by(|a, b| a.text.cmp(&b.text));
+        let left = self.ask_to_train(&mut pool).await?;
+        let Some(screen) = trained(self.examples.clone(), self.seed).await? else {
+            let certificate = self.nothing(pool.texts.texts.len() as u64);
+            return Ok(self.made(None, certificate, pool.texts));
+        };
+        let certificate = self.certify(&screen, &pool, left).await?;
+        Ok(self.made(Some(screen), certificate, pool.texts))
+    }
+
+    /// What is known of the texts before anything is asked, and which of them are trained on: half of those with a stored
+    /// verdict, and golden ones.
+    async fn pool(
+        &mut self,
+        texts: Texts,
+        golden: &HashMap<Arc<str>, bool>,
+    ) -> Result<Pool, Error> {
+        let mut known = self.labels.stored(&texts.texts).await?;
+        let mut trained = vec![false; known.len()];
+        let mut bytes = 0;
+        for (place, text) in texts.texts.iter().enumerate() {
+            if golden.contains_key(text) {
+                trained[place] = true;
+                continue;
+            }
+            let (Some(label), split) = (
+                known[place],
+                number(texts.keys[place], self.seed, Purpose::Split),
+            ) else {
+                continue;
+            };
+            let room = self.examples.len() < SCREEN_STORED_EXAMPLES_MAX
+                && bytes + text.len() <= SCREEN_STORED_BYTES_MAX;
+            if label != Label::Undecided && split % 2 == 0 && room {
+                bytes += text.len();
+                trained[place] = true;
+                self.learn(text, label == Label::Violates);
+            }
+        }
+        for (known, text) in known.iter_mut().zip(&texts.texts) {
+            if let Some(violates) = golden.get(text) {
+                *known = Some(if *violates {
+                    Label::Violates
+                } else {
+                    Label::Allowed
+                });
+            }
+        }
+        Ok(Pool {
+            texts,
+            known,
+            trained,
+        })
+    }
+
+    /// Buys labels to train on; gives how many questions are left. In two rounds: the first uniform where nothing is known
+    /// yet by which to choose, then those that a first screen gives more weight, by the root of their score.
+    async fn ask_to_train(&mut self, pool: &mut Pool) -> Result<u64, Error> {
+        let violating = self
+            .examples
+            .iter()
+            .filter(|example| example.violates)
+            .count();
+        let scarcer = violating.min(self.examples.len() - violating);
+        let share = match scarcer >= SCREEN_KNOWN_EXAMPLES {
+            true => SCREEN_TRAIN_SHARE_KNOWN,
+            false => SCREEN_TRAIN_SHARE,
+        };
+        let questions = (self.given.questions as f64 * share) as u64;
+        for round in [questions / 2, questions - questions / 2] {
+            let weights = match trained(self.examples.clone(), self.seed).await? {
+                Some(first) => {
+                    let scores = scores(&first, pool.texts.texts.clone()).await;
+                    let roots: Vec<f64> = scores.into_iter().map(f64::sqrt).collect();
+                    let mean = roots.iter().sum::<f64>() / roots.len().max(1) as f64;
+                    // A fifth of the weight is spread evenly: a first screen is often wrong.
+                    roots.into_iter().map(|root| root + mean / 4.0).collect()
+                }
+                None => vec![1.0; pool.known.len()],
+            };
+            let open: Vec<(u32, u64, f64)> = (0_u32..)
+                .zip(weights)
+                .filter(|(place, _)| pool.known[*place as usize].is_none())
+                .map(|(place, weight)| {
+                    let number = number(pool.texts.keys[place as usize], self.seed, Purpose::Train);
+                    (place, number, weight)
+                })
+                .collect();
+            let drawn = weighted(&open, round as usize);
+            let texts: Vec<Arc<str>> = drawn
+                .iter()
+                .map(|place| Arc::clone(&pool.texts.texts[*place as usize]))
+                .collect();
+            let labels = self.labels.ask(&texts).await?;
+            for ((place, text), label) in drawn.into_iter().zip(texts).zip(labels) {
+                pool.known[place as usize] = Some(label);
+                if label != Label::Undecided {
+                    pool.trained[place as usize] = true;
+                    self.learn(&text, label == Label::Violates);
+                }
+            }
+        }
+        Ok(self.given.questions - self.labels.asked)
+    }
+
+    /// The certificate about what was not trained on.
+    async fn certify(
+        &mut self,
+        screen: &Arc<Screen>,
+        pool: &Pool,
+        questions: u64,
+    ) -> Result<Certificate, Error> {
+        let places: Vec<usize> = (0..pool.known.len())
+            .filter(|place| !pool.trained[*place])
+            .collect();
+        let texts: Vec<Arc<str>> = places
+            .iter()
+            .map(|at| Arc::clone(&pool.texts.texts[*at]))
+            .collect();
+        let keys: Vec<u64> = places.iter().map(|at| pool.texts.keys[*at]).collect();
+        let known: Vec<Option<Label>> = places.iter().map(|at| pool.known[*at]).collect();
+        let free: Vec<bool> = known.iter().map(Option::is_some).collect();
+        let slices: Vec<u32> = match pool.texts.slice_of.is_empty() {
+            true => Vec::new(),
+            false => places.iter().map(|at| pool.texts.slice_of[*at]).collect(),
+        };
+        let scores = scores(screen, texts.clone()).await;
+        let population = Population {
+            scores: &scores,
+            keys: &keys,
+            free: &free,
+        };
+        let study = Study::new(&population, self.given.goal, questions, self.seed);
+        let mut study = study.expect("bug: the goal was not checked");
+        let mut answers: Vec<(u32, Label)> = Vec::new();
+        loop {
+            let places = study.next(&answers);
+            if places.is_empty() {
+                return Ok(study.conclude(&[], &slices));
+            }
+            let open = || places.iter().filter(|at| known[**at as usize].is_none());
+            let asked: Vec<Arc<str>> = open().map(|at| Arc::clone(&texts[*at as usize])).collect();
+            let said = self.labels.ask(&asked).await?;
+            let stored = places
+                .iter()
+                .filter_map(|at| Some((*at, known[*at as usize]?)));
+            answers = open().copied().zip(said).chain(stored).collect();
+        }
+    }
+
+    /// What can be said where no screen can be trained.
+    fn nothing(&self, texts: u64) -> Certificate {
+        Certificate {
+            whole: Bounds {
+                texts,
+                ..Bounds::default()
+            },
+            ..Certificate::default()
+        }
+    }
+
+    fn made(self, screen: Option<Arc<Screen>>, certificate: Certificate, texts: Texts) -> Made {
+        self.labels.say();
+        Made {
+            screen,
+            certificate,
+            slices: texts.slices,
+            trained_on: self.examples.len() as u64,
+            asked: self.labels.asked,
+            cut: texts.cut,
+        }
+    }
+}
+
+/// Keeps what is to be kept, and gives the rows.
+async fn finish(call: &Call, given: &Given, made: Made) -> Result<RecordBatch, Error> {
+    let (version, store, model) = (
+        &given.tried.version,
+        call.engine.store(),
+        call.engine.model(),
+    );
+    let Certificate {
+        clear_below,
+        convict_above,
+        whole,
+        slices,
+        more_labels,
+    } = &made.certificate;
+    let on = clear_below.is_some() || convict_above.is_some();
+    let about = About {
+        event: "trained",
+        at: now(),
+        screen: made
+            .screen
+            .as_ref()
+            .map(|screen| screen.digest())
+            .unwrap_or_default(),
+        reasoner: model.name.as_str().into(),
+        reasoner_digest: model.digest.as_str().into(),
+        basis: if given.from.is_some() {
+            "reasoner"
+        } else {
+            "gold"
+        },
+        source: given.from.as_ref().map(|from| Arc::clone(&from.source)),
+        goal: given.goal,
+        clear_below: *clear_below,
+        convict_above: *convict_above,
+        trained_on: made.trained_on,
+        more_labels: *more_labels,
+        on,
+    };
+    let before = store
+        .screen_in_force(&version.digest, &model.digest)
+        .await?;
+    let stays = !on && before.is_some();
+    let mut events = vec![about.event(version, None, whole, in_words(given, &made, stays))];
+    for (name, found) in made.slices.iter().zip(slices) {
+        events.push(about.event(version, Some(name), found, of_slice(given, found)));
+    }
+    let certificate = match &made.screen {
+        // What cannot be certified must not end what is.
+        Some(screen) if !stays => Some(
+            store
+                .append_screen(events.clone(), Some(screen.to_bytes()))
+                .await?,
+        ),
+        _ => None,
+    };
+    if made.cut {
+        call.statement().tally().note(format!(
+            "the source has more different texts than {}: a random sample of them stands for all",
+            whole.texts + made.trained_on
+        ));
+    }
+    Ok(batch(certificate, &events)?)
+}
+
+/// What was found over all texts.
+fn in_words(given: &Given, made: &Made, stays: bool) -> String {
+    let found = &made.certificate.whole;
+    let goal = &given.goal;
+    let still = match stays {
+        true => "the screen that was certified before stays on",
+        false => "the screen stays off",
+    };
+    if made.screen.is_none() {
+        let labels = made.trained_on;
+        return format!(
+            "a screen needs texts that violate and texts that do not: all of {labels} labels are of one kind; {still}"
+        );
+    }
+    let mut said = Vec::new();
+    if let (Some(_), Some(recall)) = (made.certificate.clear_below, found.recall) {
+        said.push(format!(
+            "cleared {} of {} texts; recall at least {} with {}",
+            percent(found.cleared, found.texts),
+            found.texts,
+            bound(recall),
+            confidence(goal.delta)
+        ));
+    }
+    if let (Some(_), Some(precision)) = (made.certificate.convict_above, found.precision) {
+        said.push(format!(
+            "convicted {}; precision at least {}",
+            percent(found.convicted, found.texts),
+            bound(precision)
+        ));
+    }
+    if said.is_empty() {
+        said.push(match made.certificate.more_labels {
+            Some(more) => format!(
+                "about {more} more labels are needed for recall {}",
+                goal.recall
+            ),
+            None => format!(
+                "no threshold has recall {}, and every text was asked",
+                goal.recall
+            ),
+        });
+        said.push(still.to_owned());
+    } else if made.certificate.clear_below.is_none() {
+        let more = made.certificate.more_labels.map_or(String::new(), |more| {
+            format!("; about {more} more labels are needed")
+        });
+        said.push(format!("nothing is cleared{more}"));
+    }
+    said.join("; ")
+}
+
+fn of_slice(given: &Given, found: &Bounds) -> String {
+    let cleared = percent(found.cleared, found.texts);
+    match found.recall {
+        Some(recall) => format!(
+            "cleared {cleared} of {} texts; recall at least {} with {}",
+            found.texts,
+            bound(recall),
+            confidence(given.goal.delta)
+        ),
+        None => format!("{} texts; nothing is cleared", found.texts),
+    }
+}
