@@ -14,7 +14,7 @@
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
 //! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML |
-//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`store`]: verdicts on disk |
+//! | 2 | [`policy`]: texts, versions, golden sets · [`screen`]: small statistical classifiers · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
@@ -49,5 +49,6 @@ pub mod model;
 pub mod models;
 pub mod policy;
 pub mod report;
+pub mod screen;
 pub mod server;
 pub mod store;
