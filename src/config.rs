@@ -44,6 +44,11 @@ pub const SERVER_ROW_BYTES_MAX: usize = 64 << 20;
 /// Columns of one result: PostgreSQL's own limit of a target list.
 pub const SERVER_COLUMNS_MAX: usize = 1_664;
 
+/// Labelled texts that a screen is trained from.
+pub const SCREEN_EXAMPLES_MAX: usize = 100_000;
+/// Bytes of all the texts together that a screen is trained from. Training takes up to 16 times that in memory.
+pub const SCREEN_TRAINING_BYTES_MAX: usize = 64 << 20;
+
 /// A policy file, or a policy text in SQL, may have this many bytes.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Below this many tokens of prompt a policy seldom says enough: lint warns.

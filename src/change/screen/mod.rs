@@ -6,6 +6,7 @@
 
 pub(super) mod audit;
 mod labels;
+mod making;
 mod population;
 mod rows;
 pub(super) mod train;
