@@ -24,6 +24,8 @@ mod relations;
 mod replay;
 /// Pages about what was measured.
 mod reports;
+/// Screens trained, cut short and beside another reasoner.
+mod screens;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

@@ -168,7 +168,7 @@ const PILOT_EDGES: [f64; 10] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 
 
 /// How a population is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Design {
+enum Design {
     /// Nothing was asked yet.
     New,
     /// The first look was asked, or all of a uniform sample.
@@ -182,13 +182,13 @@ pub(super) enum Design {
 /// A certificate in the making.
 #[derive(Debug)]
 pub struct Study {
-    pub(super) goal: Goal,
-    pub(super) ranked: Ranked,
-    pub(super) design: Design,
+    goal: Goal,
+    ranked: Ranked,
+    design: Design,
     /// Whether the text at a rank belongs to the samples that certify.
-    pub(super) sampled: Vec<bool>,
+    sampled: Vec<bool>,
     /// The place of the text at each rank, and the rank of the text at each place.
-    pub(super) places: Vec<u32>,
+    places: Vec<u32>,
     ranks: Vec<u32>,
     /// Ranks in the order of their numbers.
     pilot: Vec<u32>,

@@ -7,7 +7,8 @@
 //!
 //! *The sample* is the cleared texts with the smallest random numbers: those that the certificate asked are among them and
 //! cost nothing, and what is new in the source comes in its turn (see [`crate::screen::sample`]). *What is kept* is known
-//! where its texts are judged; of the others, the part where the certificate or a query judged a sample says how much.
+//! where its texts are judged, as they are once a query went over them; where they are not, half of the questions go to a
+//! sample of them.
 
 use super::labels::Labels;
 use super::population::{self, From, Texts};
@@ -138,15 +139,14 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
         (texts, scores, known),
         seed,
     );
-    let walked = audit.draw(given.sample);
-    if audit.if_none_were_missed() < latest.target {
-        let why = audit.too_few(latest.target);
-        return Ok(batch(
-            None,
-            &[audit
-                .events(&given, &latest, "audited", |_| why.clone())
-                .remove(0)],
-        )?);
+    let asked = audit.ask_kept(&mut labels, given.sample).await?;
+    let walked = audit.draw(given.sample - asked);
+    if let Some(why) = audit.too_few(latest.target) {
+        call.statement()
+            .tally()
+            .note(format!("the audit cannot tell: {why}"));
+        let events = audit.events(&given, &latest, "audited", |_| why.clone());
+        return Ok(batch(None, &events)?);
     }
     audit.ask(&mut labels, &walked).await?;
     labels.say();
@@ -174,6 +174,9 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     Ok(batch(Some(certificate), &events)?)
 }
 
+/// Shares of the kept texts, from the top, that are tried as the part to sample.
+const CORES: [f64; 9] = [0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.75, 1.0];
+
 struct Audit {
     texts: Texts,
     scores: Vec<f64>,
@@ -183,11 +186,11 @@ struct Audit {
     delta: f64,
     /// Places in the order of their numbers.
     order: Vec<u32>,
-    /// Cleared places that were drawn.
+    /// Whether a place is cleared and was drawn.
     drawn: Vec<bool>,
-    /// Kept texts from this score on are a part of which a sample is judged.
+    /// Of the kept texts from this score on, a sample is judged.
     core: f64,
-    /// Places of that sample.
+    /// Whether a place is in that sample.
     judged: Vec<bool>,
 }
 
@@ -203,7 +206,7 @@ impl Audit {
             number(texts.keys[*place as usize], seed, Purpose::Certify)
         });
         let n = order.len();
-        let mut audit = Audit {
+        Audit {
             texts,
             scores,
             known,
@@ -214,71 +217,58 @@ impl Audit {
             drawn: vec![false; n],
             core: f64::INFINITY,
             judged: vec![false; n],
-        };
-        audit.choose_core();
-        audit
+        }
     }
 
-    fn is_cleared(&self, place: u32) -> bool {
-        self.scores[place as usize] < self.clear_below
-    }
-
-    /// The part of the kept texts whose judged sample promises the most: of those with the smallest numbers, as far as all
-    /// are judged. Scores and what is judged choose, labels do not.
-    fn choose_core(&mut self) {
-        let mut kept: Vec<f64> = self
-            .scores
-            .iter()
-            .copied()
-            .filter(|s| *s >= self.clear_below)
-            .collect();
+    /// Sees to a judged sample of the kept texts, for half of the questions at the most; gives how many it took. Of some
+    /// parts from the top, it is a sample of the one that promises the most. Scores and what is judged choose, labels do
+    /// not. Where all kept texts are judged, it is all of them, and nothing is asked.
+    async fn ask_kept(&mut self, labels: &mut Labels<'_>, questions: u64) -> Result<u64, Error> {
+        let scores = self.scores.iter().copied();
+        let mut kept: Vec<f64> = scores.filter(|score| *score >= self.clear_below).collect();
         kept.sort_unstable_by(f64::total_cmp);
-        let mut best = 0.0;
-        for share in [0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.75, 1.0] {
+        let (mut best, mut chosen) = (0.0, Vec::new());
+        for share in CORES {
             let from = kept.len() - (share * kept.len() as f64).ceil() as usize;
             let Some(core) = kept.get(from).copied() else {
                 continue;
             };
-            let prefix = self.prefix(core);
-            let expected: f64 = prefix
-                .iter()
-                .map(|place| self.scores[*place as usize])
-                .sum();
-            let mass: f64 = kept[kept.partition_point(|s| *s < core)..].iter().sum();
-            let whole = prefix.len() == kept.len() - kept.partition_point(|s| *s < core);
-            let sure = if whole {
-                1.0
-            } else {
-                1.0 - 1.6 / expected.max(0.01).sqrt()
+            let part = &kept[kept.partition_point(|score| *score < core)..];
+            let sample = self.walk(|score| score >= core, questions / 2);
+            let expected: f64 = sample.iter().map(|at| self.scores[*at as usize]).sum();
+            let sure = match sample.len() == part.len() {
+                true => 1.0,
+                false => 1.0 - 1.6 / expected.max(0.01).sqrt(),
             };
-            if mass * sure > best {
-                best = mass * sure;
-                self.core = core;
+            let promised = part.iter().sum::<f64>() * sure;
+            if promised > best {
+                (best, self.core, chosen) = (promised, core, sample);
             }
         }
-        for place in self.prefix(self.core) {
-            self.judged[place as usize] = true;
+        for place in &chosen {
+            self.judged[*place as usize] = true;
         }
+        let before = labels.asked;
+        self.ask(labels, &chosen).await?;
+        Ok(labels.asked - before)
     }
 
-    /// Texts from a score on, in the order of their numbers, up to the first that is not judged.
-    fn prefix(&self, core: f64) -> Vec<u32> {
-        let above = self
+    /// Texts whose score is in a part, in the order of their numbers, as many as so many questions pay for.
+    fn walk(&self, within: impl Fn(f64) -> bool, questions: u64) -> Vec<u32> {
+        let part = self
             .order
             .iter()
-            .filter(|place| self.scores[**place as usize] >= core);
-        let judged = above.take_while(|place| self.known[**place as usize].is_some());
-        judged.copied().collect()
+            .filter(|place| within(self.scores[**place as usize]));
+        walk(
+            part,
+            |place| self.known[place as usize].is_some(),
+            questions,
+        )
     }
 
     /// Draws cleared texts for so many questions, and gives their places.
     fn draw(&mut self, questions: u64) -> Vec<u32> {
-        let cleared = self.order.iter().filter(|place| self.is_cleared(**place));
-        let walked = walk(
-            cleared,
-            |place| self.known[place as usize].is_some(),
-            questions,
-        );
+        let walked = self.walk(|score| score < self.clear_below, questions);
         for place in &walked {
             self.drawn[*place as usize] = true;
         }
@@ -314,11 +304,6 @@ impl Audit {
             .count() as u64
     }
 
-    /// The bound if no text that is still to be asked were missed.
-    fn if_none_were_missed(&self) -> f64 {
-        self.bounds(|_| true).recall.unwrap_or(0.0)
-    }
-
     /// What is known of some places.
     fn bounds(&self, within: impl Fn(usize) -> bool) -> Bounds {
         let mut found = Bounds::default();
@@ -351,23 +336,32 @@ impl Audit {
         found
     }
 
-    /// Why the sample says nothing, and what would.
-    fn too_few(&self, target: f64) -> String {
-        let mut sampled = self.drawn.iter().filter(|drawn| **drawn).count() as u64;
-        let drawn = sampled;
-        let cleared = self.bounds(|_| true).cleared;
+    /// Why the sample cannot reach the target even if no more were missed, and what would; `None` where it can, and
+    /// where nothing would, because too many are missed.
+    fn too_few(&self, target: f64) -> Option<String> {
+        let drawn = self.drawn.iter().filter(|drawn| **drawn).count() as u64;
+        if self.with_sample(drawn) >= target {
+            return None;
+        }
+        let scores = self.scores.iter().copied();
+        let cleared = scores.filter(|score| *score < self.clear_below).count() as u64;
+        let mut sampled = drawn;
         while sampled < cleared {
             sampled = (sampled + sampled / 8 + 1).min(cleared);
             if self.with_sample(sampled) >= target {
-                return format!(
-                    "{drawn} cleared texts are too few to say whether the recall is {target}: about {} more are needed; nothing was asked, and the screen stays on",
-                    sampled - drawn
-                );
+                let more = sampled - drawn;
+                return Some(format!(
+                    "{drawn} cleared texts are too few to say whether the recall is {target}, about {more} more are needed; the screen stays on"
+                ));
             }
         }
-        format!(
-            "too few kept texts are judged to say whether the recall is {target}; nothing was asked, and the screen stays on"
-        )
+        let kept = self.scores.iter().zip(&self.known);
+        let open = kept
+            .filter(|(score, label)| **score >= self.clear_below && label.is_none())
+            .count();
+        (open > 0).then(|| {
+            format!("{open} kept texts are not judged, too many to say whether the recall is {target}; the screen stays on")
+        })
     }
 
     /// The bound if so many cleared texts were drawn and no more were missed than are known.

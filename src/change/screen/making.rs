@@ -28,7 +28,6 @@ pub(super) struct Made {
     pub(super) certificate: Certificate,
     pub(super) slices: Vec<Arc<str>>,
     pub(super) trained_on: u64,
-    pub(super) asked: u64,
     /// Whether the texts stand for more.
     pub(super) cut: bool,
 }
@@ -148,7 +147,8 @@ impl Work<'_> {
     }
 
     /// Buys labels to train on; gives how many questions are left. In two rounds: the first uniform where nothing is known
-    /// yet by which to choose, then those that a first screen gives more weight, by the root of their score.
+    /// yet by which to choose, then those that a first screen gives more weight, by the root of their score; and once more where all
+    /// labels are still of one kind.
     async fn ask_to_train(&mut self, pool: &mut Pool) -> Result<u64, Error> {
         let violating = self
             .examples
@@ -161,8 +161,15 @@ impl Work<'_> {
             false => SCREEN_TRAIN_SHARE,
         };
         let questions = (self.questions as f64 * share) as u64;
-        for round in [questions / 2, questions - questions / 2] {
-            let weights = match trained(self.examples.clone(), self.seed).await? {
+        for (at, round) in [questions / 2, questions - questions / 2, questions]
+            .into_iter()
+            .enumerate()
+        {
+            let first = trained(self.examples.clone(), self.seed).await?;
+            if at == 2 && first.is_some() {
+                break;
+            }
+            let weights = match first {
                 Some(first) => {
                     let scores = scores(&first, pool.texts.texts.clone()).await;
                     let roots: Vec<f64> = scores.into_iter().map(f64::sqrt).collect();
@@ -260,7 +267,6 @@ impl Work<'_> {
             certificate,
             slices: texts.slices,
             trained_on: self.examples.len() as u64,
-            asked: self.labels.asked,
             cut: texts.cut,
         }
     }

@@ -217,8 +217,8 @@ async fn finish(call: &Call, given: &Given, made: Made) -> Result<RecordBatch, E
             .as_ref()
             .map(|screen| screen.digest())
             .unwrap_or_default(),
-        reasoner: model.name.as_str().into(),
-        reasoner_digest: model.digest.as_str().into(),
+        reasoner: Arc::clone(&model.name),
+        reasoner_digest: Arc::clone(&model.digest),
         basis: if given.from.is_some() {
             "reasoner"
         } else {

@@ -252,7 +252,15 @@ fn whoever_asks_about_all_knows_exactly() {
     };
     let (t, f) = (true, false);
     // Scores, which violate, the threshold, the recall, how many are cleared.
-    let cases: [(&str, &[f64], &[bool], Option<f64>, Option<f64>, u64); 6] = [
+    type Case<'a> = (
+        &'a str,
+        &'a [f64],
+        &'a [bool],
+        Option<f64>,
+        Option<f64>,
+        u64,
+    );
+    let cases: [Case<'_>; 6] = [
         ("no text", &[], &[], None, None, 0),
         ("one", &[0.5], &[t], None, Some(0.0), 0),
         (
