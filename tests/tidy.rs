@@ -8,7 +8,6 @@ const FLOORS: [(&str, u32); 16] = [
     ("config", 1),
     ("report", 1),
     ("policy", 2),
-    ("screen", 2),
     ("model", 2),
     ("screen", 2),
     ("store", 2),
