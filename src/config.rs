@@ -75,6 +75,10 @@ pub const PUBLISH_TRIES_MAX: u32 = 10;
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
+/// Policies in one import.
+pub const IMPORT_POLICIES_MAX: usize = 1_000;
+/// Folders below folders that an import looks into.
+pub const IMPORT_DEPTH_MAX: usize = 8;
 
 /// Rows of one chunk of a backfill: what is claimed, judged and committed together; DESIGN 13.
 pub const BACKFILL_CHUNK_ROWS: usize = 256;
@@ -143,6 +147,8 @@ pub const SCREEN_TRAIN_SHARE_KNOWN: f64 = 0.1;
 pub const SCREEN_KNOWN_EXAMPLES: usize = 200;
 /// Cleared texts that an audit asks about, where nobody says another number.
 pub const SCREEN_AUDIT_SAMPLE: u64 = 300;
+/// Screens whose weights a process keeps in memory.
+pub const SCREENS_LOADED_MAX: usize = 64;
 
 /// Share of right labels that a calibration asks of scores, where nobody says another.
 pub const CALIBRATION_TARGET: f64 = 0.95;

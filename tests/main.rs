@@ -8,6 +8,8 @@ mod backfills;
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
+/// Content in files.
+mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
@@ -24,12 +26,14 @@ mod relations;
 mod replay;
 /// Pages about what was measured.
 mod reports;
-/// Screens trained, cut short and beside another reasoner.
+/// Screens before the model: what they decide, and what stops them.
 mod screens;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// Screens trained: cut short, within their budgets, beside another reasoner.
+mod training;
 /// Who may log in, by the command line.
 mod users;
 /// The server over its wire.
