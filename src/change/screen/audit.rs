@@ -5,12 +5,14 @@
 //! texts and one for each slice. Where the bound on the recall falls below its target, the screen is turned off; where the
 //! sample is too small to reach it even if nothing was missed, that is said and nothing changes.
 //!
-//! *The sample* is the cleared texts with the smallest random numbers: those that the certificate asked are among them and
+//! *The population* is the half of the source's texts that no screen of the policy is ever trained on: a text that was
+//! trained on has a score, and a stored verdict, that no other text has. *The sample* is the cleared texts with the smallest random numbers: those that the certificate asked are among them and
 //! cost nothing, and what is new in the source comes in its turn (see [`crate::screen::sample`]). *What is kept* is known
 //! where its texts are judged, as they are once a query went over them; where they are not, half of the questions go to a
 //! sample of them.
 
 use super::labels::Labels;
+use super::making::is_for_training;
 use super::population::{self, From, Texts};
 use super::rows::{About, SCHEMA, batch, bound, confidence};
 use super::{scores, train};
@@ -129,7 +131,9 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
         return Err(refused("XX001", why));
     };
     let seed = train::seed(&version.digest, &model.digest, given.seed);
-    let texts = population::read(&call, &given.from, seed).await?;
+    let known = train::golden(&call, version).await?;
+    let mut texts = population::read(&call, &given.from, seed).await?;
+    texts.retain(|text, key| !is_for_training(key, seed) && !known.contains_key(text));
     let mut labels = Labels::new(&call, &given.tried.asked);
     let known = labels.stored(&texts.texts).await?;
     let scores = scores(&Arc::new(screen), texts.texts.clone()).await;
@@ -142,15 +146,19 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     let asked = audit.ask_kept(&mut labels, given.sample).await?;
     let walked = audit.draw(given.sample - asked);
     if let Some(why) = audit.too_few(latest.target) {
-        call.statement()
-            .tally()
-            .note(format!("the audit cannot tell: {why}"));
-        let events = audit.events(&given, &latest, "audited", |_| why.clone());
-        return Ok(batch(None, &events)?);
+        return Ok(unchanged(&call, &audit, (&given, &latest), &why)?);
     }
     audit.ask(&mut labels, &walked).await?;
     labels.say();
     let recall = audit.bounds(|_| true).recall.unwrap_or(0.0);
+    if recall < latest.target && audit.missed() == 0 {
+        let why = format!(
+            "none of {} cleared texts violates, and too little does in all to say whether the recall is {}; the screen stays on",
+            walked.len(),
+            latest.target
+        );
+        return Ok(unchanged(&call, &audit, (&given, &latest), &why)?);
+    }
     let on = recall >= latest.target;
     let event = if on { "audited" } else { "turned_off" };
     let sampled = walked.len();
@@ -172,6 +180,21 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
         ));
     }
     Ok(batch(Some(certificate), &events)?)
+}
+
+/// What is said where the audit cannot tell: nothing is stored, and everything stays as it is.
+fn unchanged(
+    call: &Call,
+    audit: &Audit,
+    (given, latest): (&Given, &ScreenEvent),
+    why: &str,
+) -> Result<RecordBatch> {
+    let tally = Arc::clone(call.statement().tally());
+    tally.note(format!("the audit cannot tell: {why}"));
+    batch(
+        None,
+        &audit.events(given, latest, "audited", |_| why.to_owned()),
+    )
 }
 
 /// Shares of the kept texts, from the top, that are tried as the part to sample.

@@ -21,6 +21,12 @@ use std::sync::Arc;
 /// Golden texts and what people said, by text: whether it violates.
 pub(super) type Golden = HashMap<Arc<str>, bool>;
 
+/// Whether a text may be trained on: a random half of all texts, the same in every call, so that what was never trained on
+/// is known without a list.
+pub(super) fn is_for_training(key: u64, seed: u64) -> bool {
+    number(key, seed, Purpose::Split).is_multiple_of(2)
+}
+
 /// What came of it.
 pub(super) struct Made {
     /// `None` where all that is known is of one kind.
@@ -65,9 +71,9 @@ impl Work<'_> {
             .collect();
         golden.sort_unstable();
         for (digest, text, violates) in golden {
-            match number(key(&digest), self.seed, Purpose::Split) % 2 {
-                0 => self.learn(&text, violates),
-                _ => held_out.push((text, violates)),
+            match is_for_training(key(&digest), self.seed) {
+                true => self.learn(&text, violates),
+                false => held_out.push((text, violates)),
             }
         }
         let screen = trained(self.examples.clone(), self.seed).await?;
@@ -116,15 +122,12 @@ impl Work<'_> {
                 trained[place] = true;
                 continue;
             }
-            let (Some(label), split) = (
-                known[place],
-                number(texts.keys[place], self.seed, Purpose::Split),
-            ) else {
+            let Some(label) = known[place] else {
                 continue;
             };
             let room = self.examples.len() < SCREEN_STORED_EXAMPLES_MAX
                 && bytes + text.len() <= SCREEN_STORED_BYTES_MAX;
-            if label != Label::Undecided && split % 2 == 0 && room {
+            if label != Label::Undecided && is_for_training(texts.keys[place], self.seed) && room {
                 bytes += text.len();
                 trained[place] = true;
                 self.learn(text, label == Label::Violates);
@@ -181,7 +184,10 @@ impl Work<'_> {
             };
             let open: Vec<(u32, u64, f64)> = (0_u32..)
                 .zip(weights)
-                .filter(|(place, _)| pool.known[*place as usize].is_none())
+                .filter(|(place, _)| {
+                    let key = pool.texts.keys[*place as usize];
+                    pool.known[*place as usize].is_none() && is_for_training(key, self.seed)
+                })
                 .map(|(place, weight)| {
                     let number = number(pool.texts.keys[place as usize], self.seed, Purpose::Train);
                     (place, number, weight)

@@ -41,6 +41,21 @@ pub(super) struct Texts {
     pub cut: bool,
 }
 
+impl Texts {
+    /// Leaves out texts by what they say and their keys.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Arc<str>, u64) -> bool) {
+        let texts = self.texts.iter().zip(&self.keys);
+        let keep: Vec<bool> = texts.map(|(text, key)| keep(text, *key)).collect();
+        let mut kept = keep.iter();
+        self.texts.retain(|_| kept.next().is_some_and(|keep| *keep));
+        let mut kept = keep.iter();
+        self.keys.retain(|_| kept.next().is_some_and(|keep| *keep));
+        let mut kept = keep.iter();
+        self.slice_of
+            .retain(|_| kept.next().is_some_and(|keep| *keep));
+    }
+}
+
 /// The number that tells a text apart.
 pub(super) fn key(digest: &Digest) -> u64 {
     let mut bytes = [0; 8];

@@ -2,8 +2,8 @@
 //! screen for a policy, with a certificate or without force.
 //!
 //! Takes a policy and content, gives a row for all texts and one for each slice, stored as an event of the screen. What is
-//! trained on is never in the certificate: golden texts and overrides, half of the stored verdicts of the source's texts,
-//! and what was asked for training, chosen by the score of a first screen. The certificate is about the other
+//! trained on is never in the certificate: golden texts and overrides, and of a random half of the source's texts those with a
+//! stored verdict and those that are asked for training, chosen by the score of a first screen. The certificate is about the other
 //! texts of the source, each counted once; without a source, about texts like the golden ones, half of which are held out.
 //! A screen that cannot be certified takes no certified one's place.
 
@@ -18,7 +18,7 @@ use crate::config::{Role, SCREEN_DELTA, SCREEN_LABEL_BUDGET, SCREEN_LABEL_BUDGET
 use crate::engine::Engine;
 use crate::engine::functions::{Arguments, Call, Function, FunctionDoc, Planned, Planning};
 use crate::error::Error;
-use crate::policy::{Policy, ScreenUse};
+use crate::policy::{Policy, ScreenUse, Version};
 use crate::screen::certify::{Bounds, Certificate, Goal};
 use crate::store::now;
 use datafusion::arrow::array::RecordBatch;
@@ -78,6 +78,10 @@ fn read(engine: &Engine, arguments: &Arguments) -> Result<Given, Error> {
     };
     goal.check()
         .map_err(|error| refused("22023", format!("{NAME}: {error}")))?;
+    if tried.version.number == 0 {
+        let why = format!("{NAME}: no screen decides for a policy that is not published");
+        return Err(refused("22023", why));
+    }
     allowed(&tried.version.policy, &goal)?;
     let questions = match arguments.whole("label_budget") {
         None => SCREEN_LABEL_BUDGET,
@@ -156,6 +160,17 @@ pub(super) fn seed(policy_digest: &str, reasoner_digest: &str, said: i64) -> u64
     key(hasher.finalize().as_bytes())
 }
 
+/// Golden texts and what people said: whether each violates.
+pub(super) async fn golden(call: &Call, version: &Version) -> Result<Golden, Error> {
+    let mut subject = Subject::version(version, call.engine.golden_set(&version.policy)?);
+    subject.take_spoken(call.engine.store().spoken(&version.name).await?);
+    let allowed = &version.policy.labels[version.policy.allowed];
+    let rows = subject.golden.rows.iter();
+    Ok(rows
+        .map(|row| (Arc::clone(&row.text), row.label != *allowed))
+        .collect())
+}
+
 async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     let answer = call.settings().answer;
     if given.from.is_some() && answer != Answer::Wait {
@@ -169,13 +184,7 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
         });
     }
     let version = &given.tried.version;
-    let mut subject = Subject::version(version, call.engine.golden_set(&version.policy)?);
-    subject.take_spoken(call.engine.store().spoken(&version.name).await?);
-    let allowed = &version.policy.labels[version.policy.allowed];
-    let rows = subject.golden.rows.iter();
-    let golden: Golden = rows
-        .map(|row| (Arc::clone(&row.text), row.label != *allowed))
-        .collect();
+    let golden = golden(&call, version).await?;
     let seed = seed(&version.digest, &call.engine.model().digest, given.seed);
     let work = Work {
         labels: Labels::new(&call, &given.tried.asked),

@@ -97,7 +97,10 @@ impl<'a> Evidence<'a> {
         };
         let all: Vec<usize> = (0..self.ranked.len()).collect();
         Certificate {
-            clear_below: found.clear.map(|rank| self.ranked.scores[rank]),
+            // As low as clears the same texts: what lies between them and the next is unknown.
+            clear_below: found
+                .clear
+                .map(|rank| self.ranked.scores[rank - 1].next_up()),
             convict_above: found.convict.map(|rank| self.ranked.scores[rank]),
             whole: Bounds {
                 recall: found.recall,
