@@ -2,7 +2,7 @@
 
 mod serve;
 
-pub use serve::{CronConfig, Role, ServeConfig, ServeOptions, TlsFiles};
+pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -209,6 +209,13 @@ pub const CRON_NOTICES_MAX: usize = 100;
 pub const CRON_SCHEDULE_BYTES_MAX: usize = 1_000;
 /// Days for which runs are kept, where the settings say nothing.
 pub const CRON_HISTORY_DAYS: u32 = 30;
+
+/// Questions of a role's day that a server counts as spent ahead; a server that is killed has spent them.
+pub const LIMIT_BLOCK_QUESTIONS: u64 = 256;
+/// The same for tokens.
+pub const LIMIT_BLOCK_TOKENS: u64 = 262_144;
+/// Milliseconds before a server looks again whether another one gave back something of a day that was spent.
+pub const LIMIT_RETRY_MS: i64 = 1_000;
 
 /// Where the server listens.
 pub const SERVER_LISTEN: &str = "127.0.0.1:5433";

@@ -4,6 +4,8 @@
 mod auto;
 /// Backfills and the queue on a scripted backend, killed and failing.
 mod backfills;
+/// What may be asked, exactly: budgets of statements.
+mod budgets;
 /// Real PostgreSQL clients against the server.
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.

@@ -29,7 +29,8 @@ fn the_example_lists_every_key_and_says_the_defaults() {
     assert_eq!(listed, known);
     ServeOptions::parse(&all).unwrap();
     for key in ServeOptions::KEYS {
-        let at = EXAMPLE.find(&format!("{key} = ")).unwrap();
+        let at = EXAMPLE.find(&format!("{key} = "));
+        let at = at.or_else(|| EXAMPLE.find(&format!("{key}."))).unwrap();
         let before = EXAMPLE[..at].trim_end_matches("# ").lines().last().unwrap();
         assert!(before.starts_with("# "), "{key} is not explained");
     }

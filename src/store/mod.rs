@@ -18,6 +18,7 @@ mod chunks;
 mod columns;
 mod create;
 mod cron;
+mod days;
 mod error;
 mod evaluations;
 mod filter;
@@ -45,6 +46,7 @@ pub use chunks::{Claimant, Claimed, SpoolJob};
 pub use cron::{
     Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,
 };
+pub use days::DayLease;
 pub use error::StoreError;
 pub use evaluations::{EvaluatedText, EvaluationRow};
 pub use payload::SpoolRow;
@@ -73,6 +75,9 @@ use writer::{Work, Writer};
 /// SQL that creates the view `safeguard.labels`: the current label of each policy and text, overrides first. To be run in
 /// a session whose schema `safeguard` is [`Store::schema_provider`].
 pub const LABELS_VIEW: &str = include_str!("../../sql/labels.sql");
+
+/// SQL that creates the view `safeguard.spend`, to be run likewise.
+pub const SPEND_VIEW: &str = include_str!("../../sql/spend.sql");
 
 /// SQL that creates views over evaluations, to be run likewise.
 pub const EVALUATION_VIEWS: [&str; 4] = [

@@ -104,6 +104,10 @@ impl Backend for Script {
         prompt.text.split_whitespace().count() as u64
     }
 
+    fn decodes_most(&self, _: &Prompt) -> u64 {
+        3
+    }
+
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {
         if self.gone.load(Relaxed) {
             return Err(BackendError::Stopped("script".into()));
