@@ -6,7 +6,7 @@
 -- stored before this was measured have none. share is this line's part of the day's seconds. reasoning_share is, of
 -- the seconds of the same day and policy, the part that stage reason took. Questions whose answers are not stored
 -- (repetitions, failures, what was cancelled) are not here; safeguard.queries counts those of statements.
-CREATE VIEW IF NOT EXISTS safeguard.spend AS
+CREATE OR REPLACE VIEW safeguard.spend AS
 WITH stages AS (
     SELECT
         date_trunc('day', judged_at) AS day,

@@ -5,6 +5,7 @@
 //! Knows nothing of sockets, terminals or how rows are shown.
 
 mod calibrate;
+mod estimate;
 mod files;
 pub mod functions;
 pub mod golden;

@@ -8,6 +8,7 @@
 pub mod calibrate;
 pub mod cascade;
 mod flight;
+pub mod forecast;
 pub mod limits;
 mod meter;
 pub mod queued;

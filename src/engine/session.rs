@@ -4,7 +4,7 @@
 //! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
 
 use super::script::{self, Statement};
-use super::{Engine, files, notice, procedures, relations};
+use super::{Engine, estimate, files, notice, procedures, relations};
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
@@ -254,6 +254,7 @@ impl Session {
         Ok(match &plan {
             // What is written by then is written.
             LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
+            LogicalPlan::Explain(explain) => estimate::with_estimates(self, &state, explain, rows),
             _ => checked(rows, tally, most),
         })
     }
@@ -356,7 +357,7 @@ impl Session {
         notices
     }
 
-    fn settings(&self) -> SafeguardSettings {
+    pub(super) fn settings(&self) -> SafeguardSettings {
         let state = self.context.state();
         state
             .config_options()

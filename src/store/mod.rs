@@ -29,6 +29,7 @@ mod payload;
 mod presence;
 mod queue;
 mod quoted;
+mod rates;
 mod readers;
 mod reading;
 mod records;
@@ -52,6 +53,7 @@ pub use evaluations::{EvaluatedText, EvaluationRow};
 pub use payload::SpoolRow;
 pub use presence::Presence;
 pub use queue::{Enqueued, QueueClaim};
+pub use rates::Rate;
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
