@@ -4,7 +4,7 @@
 use crate::slt::rows;
 use futures::TryStreamExt;
 use safeguard::backend::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
-use safeguard::engine::{End, Engine, Session};
+use safeguard::engine::{End, Engine, Guard, Session};
 use safeguard::error::Error;
 use safeguard::store::Store;
 use safeguard_udfs::Mode;
@@ -108,15 +108,15 @@ pub(crate) const POLICIES: [&str; 2] = [
     "SELECT * FROM safeguard_publish('q', E'---\\nlabels: [allowed, bad]\\n---\\nbad if it shouts')",
 ];
 
-struct Bench {
-    backend: Arc<Counting>,
+pub(crate) struct Bench {
+    pub(crate) backend: Arc<Counting>,
     engine: Engine,
-    session: Session,
+    pub(crate) session: Session,
 }
 
 impl Bench {
     /// 400 texts of 3 words in a table `t`, 16 partitions, two policies.
-    async fn new() -> Bench {
+    pub(crate) async fn new() -> Bench {
         let backend = Counting::new();
         let engine = Engine::with_backend(Store::ephemeral().unwrap(), backend.clone());
         let engine = safeguard::jobs::complete(engine.await.unwrap());
@@ -136,6 +136,12 @@ impl Bench {
             bench.ok(sql).await;
         }
         bench
+    }
+
+    /// The same, whose plans pass a guard.
+    pub(crate) fn guarded(self, guard: Guard) -> Bench {
+        let session = self.session.guarded(guard);
+        Bench { session, ..self }
     }
 
     /// The rows as text, and the notices.
@@ -158,7 +164,7 @@ impl Bench {
         }
     }
 
-    async fn ok(&self, sql: &str) -> Vec<String> {
+    pub(crate) async fn ok(&self, sql: &str) -> Vec<String> {
         self.run(sql)
             .await
             .unwrap_or_else(|e| panic!("{sql}: {e}"))

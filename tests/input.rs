@@ -274,10 +274,10 @@ const DONE: &[(&str, &str, &[&str])] = &[
         "name,version,digest,title,labels,published_at,note\n\
          name,version,digest,text,labels,published_at,published_by,note\n\
          verdict_digest,policy,policy_version,policy_digest,text_digest,label,violates,score,rationale,rules,reason,\
-         stage,mode,effort,model,model_digest,tokens_in,tokens_out,judged_at,gap\n\
+         stage,mode,effort,model,model_digest,tokens_in,tokens_out,judged_at,gap,seconds\n\
          policy,text_digest,label,violates,stage,source,judged_at\n\
          id,started_at,user,statement,status,rows,distinct_texts,recalled,screened,asked,undecided,tokens_in,\
-         tokens_out,seconds\n",
+         tokens_out,seconds,role,model,busy_seconds\n",
         &[],
     ),
 ];

@@ -10,6 +10,8 @@ mod budgets;
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
+/// What EXPLAIN says before anything is asked.
+mod estimates;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
