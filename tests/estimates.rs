@@ -205,7 +205,7 @@ async fn budgets_say_what_they_would_leave() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn explaining_runs_nothing_else() {
     let bench = Bench::new().await;
-    let publish = "SELECT safeguard_classify('p', policy) FROM safeguard_publish('r', E'---\\nlabels: [allowed, bad]\\n---\\nbad')";
+    let publish = "SELECT safeguard_classify('p', name) FROM safeguard_publish('r', E'---\\nlabels: [allowed, bad]\\n---\\nbad')";
     let said = estimates(&bench, publish).await;
     assert!(
         said.ends_with(

@@ -163,6 +163,25 @@ impl DayLimits {
         Ok(account.budget.reserve(cost).await)
     }
 
+    /// What is left of a role's limits today, 0 where there is none; what other processes hold in blocks counts as spent.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn left(&self, role: Role) -> Result<Cost, StoreError> {
+        let most = self.of(role);
+        let (account, _) = self.account(role);
+        let (asked, tokens) = self.store.day_spent(account.day, role.as_str()).await?;
+        // What this process holds of it is not spent yet.
+        let held = account.budget.left();
+        let left = |most: Option<u64>, spent: u64, held: u64| {
+            most.map_or(0, |most| most.saturating_sub(spent).saturating_add(held))
+        };
+        Ok(Cost {
+            questions: left(most.asked_per_day, asked, held.questions),
+            tokens: left(most.tokens_per_day, tokens, held.tokens),
+        })
+    }
+
     /// Gives back what this process holds of a role's days and does not need now. To be called when a statement ends.
     pub async fn rest(&self, role: Role) {
         let accounts = self.lock().accounts.get(&role).cloned();

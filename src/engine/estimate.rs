@@ -5,11 +5,13 @@
 //! projected from statistics, and both are said. Reads what the caller may read, runs none of this program's functions,
 //! and asks no model. Not done for Describe: it is work, and is done when the rows are read.
 
+mod budgets;
+
 use super::{Engine, Session, functions, procedures};
 use crate::classify::forecast::Questions;
 use crate::config::{
     ESTIMATE_BYTES_MAX, ESTIMATE_CHUNK_TEXTS, ESTIMATE_MS_MAX, ESTIMATE_ROWS_MAX,
-    ESTIMATE_TOKENS_TEXTS,
+    ESTIMATE_TOKENS_TEXTS, Role,
 };
 use crate::engine::session::Guard;
 use crate::error::Error;
@@ -26,7 +28,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
-use safeguard_udfs::{Answer, Asks, Mode, Request, SafeguardSettings, Statement, asks};
+use safeguard_udfs::{Asks, Mode, Request, Statement, asks};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ struct Estimator {
     engine: Engine,
     state: SessionState,
     guard: Option<Guard>,
+    payer: Option<Role>,
     statement: Statement,
     /// By mode.
     rates: HashMap<Mode, Option<Rate>>,
@@ -53,6 +56,8 @@ struct Estimator {
 struct Total {
     classifications: usize,
     asked: f64,
+    /// A text may take two.
+    questions: f64,
     tokens: f64,
     /// `None` once a rate is missing.
     seconds: Option<f64>,
@@ -103,6 +108,7 @@ pub(super) fn with_estimates(
         engine: session.engine.clone(),
         state: state.clone(),
         guard: session.guard.clone(),
+        payer: session.payer,
         statement: Statement::new(session.settings()),
         rates: HashMap::new(),
         asked: HashSet::new(),
@@ -148,7 +154,8 @@ impl Estimator {
             lines.push(self.one(&asks).await?);
         }
         if !lines.is_empty() {
-            lines.extend(self.budgets());
+            let day = self.day().await?;
+            lines.extend(self.budgets(day));
         }
         Ok(lines)
     }
@@ -179,7 +186,10 @@ impl Estimator {
         if asks.depends {
             said.push_str("\n  at most: the answers of another call leave some of these rows out");
         }
-        if asks.may_stop {
+        if asks
+            .wanted
+            .is_some_and(|wanted| (wanted as u64) < seen.rows)
+        {
             said.push_str("\n  at most: a LIMIT above may be full before all rows are asked about");
         }
         Ok(format!("{}\n{said}", asks.calls))
@@ -275,7 +285,9 @@ impl Estimator {
         let (time, seconds, decoded) = self.time(seen, scale).await?;
         // What another call of the statement asks anyway is not counted twice.
         let own = seen.own as f64 / seen.asked.max(1) as f64;
+        let questions = (seen.score.asked + seen.reason.asked) as f64;
         self.total.asked += seen.own as f64 * scale;
+        self.total.questions += questions * scale * own;
         self.total.tokens += (tokens * scale + decoded) * own;
         self.total.seconds = self.total.seconds.zip(seconds).map(|(a, b)| a + b * own);
         Ok(format!(
@@ -326,55 +338,6 @@ impl Estimator {
         let rate = self.engine.store.rate(digest, mode.as_str()).await?;
         self.rates.insert(mode, rate);
         Ok(rate)
-    }
-
-    /// What the statement's settings leave of it.
-    fn budgets(&self) -> Option<String> {
-        let settings: &SafeguardSettings = self.statement.settings();
-        let total = &self.total;
-        let mut lines = Vec::new();
-        if total.classifications > 1 {
-            lines.push(format!(
-                "  to be asked: {:.0} distinct texts of all calls",
-                total.asked
-            ));
-        }
-        let asked = total.asked;
-        match settings.answer {
-            Answer::Wait => {}
-            Answer::Stored => lines.push(format!(
-                "  safeguard.answer = stored asks nothing: {asked:.0} texts would be undecided: budget"
-            )),
-            Answer::Queue => lines.push(format!(
-                "  safeguard.answer = queue asks nothing now: {asked:.0} texts would be undecided: queued"
-            )),
-        }
-        let mut budget = |name: &str, most: String, needs: Option<f64>, have: f64| {
-            let left = match needs {
-                None => "leaves an unknown number of texts undecided".to_owned(),
-                Some(needs) if needs <= have => "is enough".to_owned(),
-                Some(needs) => {
-                    let left = (asked * (1.0 - have / needs)).ceil();
-                    let about = if name == "max_rows" { "" } else { "about " };
-                    format!("leaves {about}{left:.0} texts undecided: budget")
-                }
-            };
-            lines.push(format!("  safeguard.{name} = {most} {left}"));
-        };
-        if let Some(most) = settings.max_rows {
-            budget("max_rows", most.to_string(), Some(asked), most as f64);
-        }
-        if let Some(most) = settings.max_tokens {
-            let needs = total.seconds.map(|_| total.tokens);
-            budget("max_tokens", most.to_string(), needs, most as f64);
-        }
-        if let Some(most) = settings.max_seconds {
-            budget("max_seconds", most.to_string(), total.seconds, most);
-        }
-        if total.unknown && !lines.is_empty() {
-            lines.push("  without the calls that are unknown".to_owned());
-        }
-        (!lines.is_empty()).then(|| format!("statement\n{}", lines.join("\n")))
     }
 }
 
@@ -484,69 +447,5 @@ fn duration(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_not_read_is_projected() {
-        let seen = |rows, whole| Seen {
-            rows,
-            whole,
-            ..Seen::default()
-        };
-        let cases = [
-            (
-                seen(10, true),
-                Precision::Exact(10),
-                1.0,
-                "exact: the whole input was read",
-            ),
-            (
-                seen(10, true),
-                Precision::Absent,
-                1.0,
-                "exact: the whole input was read",
-            ),
-            (
-                seen(10, false),
-                Precision::Exact(40),
-                4.0,
-                "a sample: the first 10 rows were read, of 40 by statistics; texts that come again make it less",
-            ),
-            (
-                seen(10, false),
-                Precision::Inexact(40),
-                4.0,
-                "a sample: the first 10 rows were read, of about 40 by statistics; texts that come again make it less",
-            ),
-            (
-                seen(10, false),
-                Precision::Inexact(5),
-                1.0,
-                "at least: the first 10 rows were read, and how many there are is unknown",
-            ),
-            (
-                seen(10, false),
-                Precision::Absent,
-                1.0,
-                "at least: the first 10 rows were read, and how many there are is unknown",
-            ),
-        ];
-        for (seen, rows, want, basis) in cases {
-            assert_eq!(scale(&seen, rows), (want, basis.to_owned()), "{rows:?}");
-        }
-    }
-
-    #[test]
-    fn durations_are_as_exact_as_they_deserve() {
-        let cases = [
-            (0.34, "0.3 s"),
-            (75.4, "75 s"),
-            (720.0, "12 min"),
-            (12_240.0, "3.4 h"),
-        ];
-        for (seconds, want) in cases {
-            assert_eq!(duration(seconds), want);
-        }
-    }
-}
+#[path = "estimate/tests.rs"]
+mod tests;

@@ -44,11 +44,12 @@ impl Engine {
         });
         while let Some((i, decision)) = decided.try_next().await? {
             tally.decided(&decision);
-            // Whoever only looks things up expects not to find them.
-            if asking.settings.answer != Answer::Stored {
-                tally.check_undecided(asking.settings.max_undecided_ratio)?;
-            }
             decisions[i] = Some(decision);
+        }
+        // When all are there: what is undecided at once, such as a text that is too long, comes first. Whoever only looks
+        // things up expects not to find them.
+        if asking.settings.answer != Answer::Stored {
+            tally.check_undecided(asking.settings.max_undecided_ratio)?;
         }
         let all = decisions
             .into_iter()

@@ -39,6 +39,15 @@ impl Store {
         self.transact(move |c| take(c, &lease)).await
     }
 
+    /// Questions and tokens that count as spent of a role's day.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn day_spent(&self, day: i64, role: &'static str) -> Result<(u64, u64), StoreError> {
+        self.read(move |c| Ok(known(c, day, role)?.unwrap_or_default()))
+            .await
+    }
+
     /// Counts so many questions and tokens of a day and a role as not spent after all.
     ///
     /// # Errors
@@ -76,18 +85,21 @@ fn take(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
     Ok(given)
 }
 
+fn two(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
+    let count = |at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+    Ok((count(0)?, count(1)?))
+}
+
+fn known(c: &Connection, day: i64, role: &str) -> rusqlite::Result<Option<(u64, u64)>> {
+    let sql = "SELECT asked, tokens FROM limit_days WHERE day = ?1 AND role = ?2";
+    c.prepare_cached(sql)?
+        .query_row(params![day, role], two)
+        .optional()
+}
+
 /// What counts as spent, from now on in a row of its own.
 fn spent(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
-    let sql = "SELECT asked, tokens FROM limit_days WHERE day = ?1 AND role = ?2";
-    let two = |row: &rusqlite::Row<'_>| {
-        let count = |at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
-        Ok((count(0)?, count(1)?))
-    };
-    let known = c
-        .prepare_cached(sql)?
-        .query_row(params![lease.day, lease.role], two)
-        .optional()?;
-    if let Some(known) = known {
+    if let Some(known) = known(c, lease.day, lease.role)? {
         return Ok(known);
     }
     // The limit may be newer than the day.

@@ -6,6 +6,7 @@ mod affected;
 mod commands;
 mod faults;
 mod kills;
+mod limits;
 mod queue;
 mod steering;
 

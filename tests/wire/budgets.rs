@@ -144,14 +144,19 @@ async fn whoever_meets_a_limit_is_told_which_and_until_when() {
         told.message(),
         "limits.analyst.asked_per_day = 2 has no room left for this day; it begins anew at 2026-11-29 00:00 UTC"
     );
-    assert!(
-        notices
-            .recv()
-            .await
-            .unwrap()
-            .message()
-            .starts_with("safeguard: 5 rows")
-    );
+    while !notices
+        .recv()
+        .await
+        .unwrap()
+        .message()
+        .starts_with("safeguard: 5 rows")
+    {}
+    let explain = "EXPLAIN SELECT safeguard_classify('p', body) FROM t WHERE id <= 8";
+    let said = simple(&ann, explain).await;
+    let want = "limits.analyst.asked_per_day = 2, with 0 left today, leaves about 6 texts undecided: budget";
+    assert!(said.contains(want), "{said}");
+    let want = "limits.analyst.tokens_per_day = 1000, with 988 left today, is enough";
+    assert!(said.contains(want), "{said}");
     for (client, shown) in [(&ann, ["2", "1000"]), (&admin, ["none", "none"])] {
         assert_eq!(
             simple(client, "SHOW safeguard.asked_per_day").await,
@@ -208,4 +213,31 @@ async fn a_restart_forgets_no_day() {
     assert_eq!(simple(&admin, table).await, "");
     assert_eq!(simple(&ann, &sql(2, 300)).await, left.to_string());
     assert_eq!(backend.spent().0, left);
+}
+
+/// Jobs are their admin's: what runs in the server's own sessions counts as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn jobs_count_as_an_admins() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicI64::new(NOON));
+    let limit = RolesLimits {
+        admin: RoleLimits {
+            asked_per_day: Some(3),
+            tokens_per_day: None,
+        },
+        ..RolesLimits::default()
+    };
+    let (wire, backend) = server(dir.path(), limit, &clock).await;
+    let (admin, _) = people(&wire).await;
+    let sql = "SELECT safeguard_classify('p', body) FROM t WHERE id <= 5";
+    let job = (wire.shared.host().session)("adm");
+    let statement = job.split(sql).remove(0).unwrap();
+    let (rows, ended) = job.run(&statement).await.unwrap().split();
+    let rows: Vec<_> = futures::TryStreamExt::try_collect(rows).await.unwrap();
+    assert!(!rows.is_empty());
+    job.finish(ended, safeguard::engine::End::Done).await;
+    assert_eq!(backend.spent().0, 3);
+    let sql = sql.replace("safeguard_classify('p', body)", "count(safeguard_classify('p', body)) FILTER (WHERE safeguard_classify('p', body) = 'undecided')");
+    assert_eq!(simple(&admin, &sql).await, "2");
+    assert_eq!(backend.spent().0, 0);
 }

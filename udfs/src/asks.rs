@@ -9,7 +9,7 @@ use crate::node::{Call, ClassifyNode};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinType, Result, ScalarValue};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Projection, when};
+use datafusion::logical_expr::{Expr, FetchType, Filter, LogicalPlan, Projection, SkipType, when};
 use std::sync::Arc;
 
 /// What one classification of a plan will ask about.
@@ -22,8 +22,8 @@ pub struct Asks {
     pub pairs: Option<LogicalPlan>,
     /// Whether some of these rows will be left out by the answers of another call.
     pub depends: bool,
-    /// Whether a LIMIT above may end it before its input does.
-    pub may_stop: bool,
+    /// The rows that a LIMIT above wants of it at the least: it may end before its input does.
+    pub wanted: Option<usize>,
 }
 
 /// The classifications of an optimised plan, those of subqueries included, from the top.
@@ -32,19 +32,25 @@ pub struct Asks {
 /// A plan that cannot be taken apart.
 pub fn asks(plan: &LogicalPlan) -> Result<Vec<Asks>> {
     let mut found = Vec::new();
-    look(plan, false, &mut found)?;
+    look(plan, None, &mut found)?;
     Ok(found)
 }
 
-fn look(plan: &LogicalPlan, limited: bool, found: &mut Vec<Asks>) -> Result<()> {
+fn look(plan: &LogicalPlan, limited: Option<usize>, found: &mut Vec<Asks>) -> Result<()> {
     if let Some(classify) = ClassifyNode::of(plan) {
         found.extend(of(classify, limited)?);
     }
     let limited = match plan {
-        LogicalPlan::Limit(_) => true,
-        LogicalPlan::Sort(sort) => sort.fetch.is_some(),
+        LogicalPlan::Limit(limit) => match (limit.get_skip_type()?, limit.get_fetch_type()?) {
+            (SkipType::Literal(skip), FetchType::Literal(Some(fetch))) => Some(
+                skip.saturating_add(fetch)
+                    .min(limited.unwrap_or(usize::MAX)),
+            ),
+            (_, FetchType::Literal(None)) => limited,
+            _ => Some(0),
+        },
         // They read all of their input before they give a row.
-        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Aggregate(_) | LogicalPlan::Sort(_) | LogicalPlan::Window(_) => None,
         _ => limited,
     };
     for input in plan.inputs() {
@@ -56,12 +62,12 @@ fn look(plan: &LogicalPlan, limited: bool, found: &mut Vec<Asks>) -> Result<()> 
         Ok(TreeNodeRecursion::Jump)
     })?;
     for subquery in &subqueries {
-        look(subquery, false, found)?;
+        look(subquery, None, found)?;
     }
     Ok(())
 }
 
-fn of(classify: &ClassifyNode, may_stop: bool) -> Result<Option<Asks>> {
+fn of(classify: &ClassifyNode, wanted: Option<usize>) -> Result<Option<Asks>> {
     let mut questions: Vec<&Call> = Vec::new();
     let mut calls = Vec::new();
     for call in classify.calls.iter().filter(|c| c.output.judges()) {
@@ -94,7 +100,7 @@ fn of(classify: &ClassifyNode, may_stop: bool) -> Result<Option<Asks>> {
         calls: calls.join(", "),
         pairs,
         depends,
-        may_stop,
+        wanted,
     }))
 }
 

@@ -115,6 +115,16 @@ impl Budget {
         self.lock().spent
     }
 
+    /// What is neither spent nor promised; 0 of what has no limit.
+    pub fn left(&self) -> Cost {
+        let state = self.lock();
+        let most = Cost {
+            questions: state.most.questions.unwrap_or_default(),
+            tokens: state.most.tokens.unwrap_or_default(),
+        };
+        most.minus(state.spent.plus(state.promised))
+    }
+
     /// What a question that costs `cost` would need beyond what is left.
     pub fn misses(&self, cost: Cost) -> Cost {
         let state = self.lock();
@@ -328,6 +338,7 @@ mod tests {
         budget.grow(cost(5, 7));
         budget.take(cost(1, 9)).unwrap().settle(cost(1, 9));
         let held = budget.take(cost(1, 9)).unwrap();
+        assert_eq!(budget.left(), cost(3, 0));
         assert_eq!(budget.shrink(), cost(3, 0));
         assert!(budget.take(cost(1, 9)).is_none());
         drop(held);
