@@ -2,7 +2,8 @@
 --
 -- rows are verdicts, undecided ones included. seconds are the backend's busy time: every moment in which it had questions
 -- is shared evenly by those that it had then, and a verdict has the part of its question; so they sum up to the time in
--- which the backend worked, however many questions ran at once. They are NULL where none is known: verdicts that were
+-- which the backend worked, however many questions ran at once; those of stage screen are the time that scoring took,
+-- spread evenly over its texts. They are NULL where none is known: verdicts that were
 -- stored before this was measured have none. share is this line's part of the day's seconds. reasoning_share is, of
 -- the seconds of the same day and policy, the part that stage reason took. Questions whose answers are not stored
 -- (repetitions, failures, what was cancelled) are not here; safeguard.queries counts those of statements.

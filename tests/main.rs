@@ -12,6 +12,8 @@ mod clients;
 mod cron;
 /// What EXPLAIN says before anything is asked.
 mod estimates;
+/// Content in files.
+mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
@@ -28,6 +30,8 @@ mod relations;
 mod replay;
 /// Pages about what was measured.
 mod reports;
+/// Screens before the model: what they decide, and what stops them.
+mod screens;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 15] = [
+const FLOORS: [(&str, u32); 16] = [
     ("config", 1),
     ("report", 1),
     ("policy", 2),
     ("model", 2),
+    ("screen", 2),
     ("store", 2),
     ("backend", 3),
     ("classify", 4),

@@ -1,9 +1,11 @@
-//! What a request would ask, without asking: what is stored already, and what the rest would cost in prompts.
+//! What a request would ask, without asking: what is stored already or a screen's to decide, and what the rest would cost
+//! in prompts.
 //!
 //! Takes requests, gives counts. In mode `auto` with a calibration a text that is not stored may take two questions, and
 //! both are counted: how sure its score is cannot be known before. Knows nothing of time, rates or budgets.
 
 use super::cascade::Cascade;
+use super::screen::Screening;
 use safeguard_udfs::{Classifier, ClassifyError, Mode, Request};
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ pub struct Questions {
 pub struct Forecast {
     /// Which of its texts would be asked about, by their index.
     pub asked: Vec<usize>,
+    /// How many a screen would decide, or has decided.
+    pub screened: u64,
     /// Questions for a score.
     pub score: Questions,
     /// Questions for an analysis; in mode `auto` at the most.
@@ -37,6 +41,50 @@ impl Questions {
         self.asked += more.asked;
         self.tokens += more.tokens;
         self.counted += more.counted;
+    }
+}
+
+impl Screening {
+    /// What this request would ask; prompts are counted of the first `counted` questions of each kind.
+    ///
+    /// # Errors
+    /// An unknown policy, a failing store.
+    pub async fn forecast(
+        &self,
+        request: &Request,
+        counted: usize,
+    ) -> Result<Forecast, ClassifyError> {
+        let Some(in_force) = self.in_force(request).await? else {
+            return self.cascade.forecast(request, counted).await;
+        };
+        let (mut escalated, mut unknown) = (Vec::new(), Vec::new());
+        for (place, stored) in self.stored(request).await?.into_iter().enumerate() {
+            match stored {
+                Some(Err(_)) if request.settings.retry_undecided => escalated.push(place),
+                Some(_) => {}
+                None => unknown.push(place),
+            }
+        }
+        let text = |place: &usize| Arc::clone(&request.texts[*place]);
+        let scores = in_force.scores(unknown.iter().map(text).collect()).await;
+        let mut screened = 0;
+        for (place, score) in unknown.into_iter().zip(scores) {
+            match in_force.decides(score) {
+                Some(_) => screened += 1,
+                None => escalated.push(place),
+            }
+        }
+        let rest = Request {
+            texts: escalated.iter().map(text).collect(),
+            policy: in_force.version.reference(),
+            ..request.clone()
+        };
+        let mut forecast = self.cascade.forecast(&rest, counted).await?;
+        forecast.screened = screened;
+        for place in &mut forecast.asked {
+            *place = escalated[*place];
+        }
+        Ok(forecast)
     }
 }
 

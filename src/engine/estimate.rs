@@ -72,6 +72,8 @@ struct Seen {
     /// Questions about them: rows with a text, for each question of a row.
     texts: u64,
     distinct: u64,
+    /// Of the distinct ones, those that a screen decides.
+    screened: u64,
     /// Of the distinct ones, those that would be asked.
     asked: u64,
     /// Of these, those that no other classification of the statement asks.
@@ -260,6 +262,7 @@ impl Estimator {
             let pair = pair(policy, &request.texts[*text]);
             seen.own += u64::from(self.asked.insert(pair));
         }
+        seen.screened += forecast.screened;
         seen.asked += forecast.asked.len() as u64;
         seen.at_most |= forecast.at_most;
         seen.score.add(forecast.score);
@@ -274,7 +277,11 @@ impl Estimator {
             true => n.to_string(),
             false => format!("about {:.0}", n as f64 * scale),
         };
-        let recalled = seen.distinct - seen.asked;
+        let recalled = seen.distinct - seen.asked - seen.screened;
+        let screened = match seen.screened {
+            0 => String::new(),
+            screened => format!(", decided by a screen: {}", about(screened)),
+        };
         let share = 100.0 * recalled as f64 / (seen.distinct.max(1)) as f64;
         let tokens = tokens(seen.score) + tokens(seen.reason);
         let exact = scale == 1.0
@@ -291,7 +298,7 @@ impl Estimator {
         self.total.tokens += (tokens * scale + decoded) * own;
         self.total.seconds = self.total.seconds.zip(seconds).map(|(a, b)| a + b * own);
         Ok(format!(
-            "  rows: {}, distinct texts: {}\n  stored: {} ({share:.1}%), to be asked: {}\n  \
+            "  rows: {}, distinct texts: {}\n  stored: {} ({share:.1}%){screened}, to be asked: {}\n  \
              prompt tokens: {most}{approx}{:.0}\n  time: {most}{time}\n  {basis}",
             about(seen.texts),
             about(seen.distinct),
