@@ -194,6 +194,44 @@ fn others_need_users_and_tls() {
 }
 
 #[test]
+fn limits_of_a_day_are_each_roles() {
+    let section =
+        "model = 'nano'\n[limits.analyst]\nasked_per_day = 5\n[limits.admin]\ntokens_per_day = 0";
+    let dotted =
+        "limits.analyst.asked_per_day = 5\nlimits.admin = { tokens_per_day = 0 }\nmodel = 'nano'";
+    for text in [section, dotted] {
+        let limits = config(text).unwrap().limits;
+        let of = |role| {
+            let RoleLimits {
+                asked_per_day,
+                tokens_per_day,
+            } = limits.of(role);
+            (asked_per_day, tokens_per_day)
+        };
+        assert_eq!(of(Role::Reader), (None, None), "{text}");
+        assert_eq!(of(Role::Analyst), (Some(5), None), "{text}");
+        assert_eq!(of(Role::Admin), (None, Some(0)), "{text}");
+    }
+    let wrong = [
+        (
+            "[limits.boss]\nasked_per_day = 5",
+            "line 1: unknown field `boss`, expected one of `reader`, `analyst`, `admin`",
+        ),
+        (
+            "[limits.admin]\nasked = 5",
+            "line 2: unknown field `asked`, expected `asked_per_day` or `tokens_per_day`",
+        ),
+        (
+            "[limits.admin]\nasked_per_day = -1",
+            "line 2: invalid value: integer `-1`, expected u64",
+        ),
+    ];
+    for (text, want) in wrong {
+        assert_eq!(config(text).unwrap_err(), want, "{text}");
+    }
+}
+
+#[test]
 fn roles_are_in_order() {
     assert!(Role::Reader < Role::Analyst && Role::Analyst < Role::Admin);
     for role in Role::ALL {
