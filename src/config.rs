@@ -2,7 +2,7 @@
 
 mod serve;
 
-pub use serve::{CronConfig, Role, ServeConfig, ServeOptions, TlsFiles};
+pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -245,6 +245,28 @@ pub const CRON_NOTICES_MAX: usize = 100;
 pub const CRON_SCHEDULE_BYTES_MAX: usize = 1_000;
 /// Days for which runs are kept, where the settings say nothing.
 pub const CRON_HISTORY_DAYS: u32 = 30;
+
+/// Rows of a classification's input that EXPLAIN reads for its estimate; further ones are projected.
+pub const ESTIMATE_ROWS_MAX: u64 = 100_000;
+/// Bytes of distinct texts that it reads for it.
+pub const ESTIMATE_BYTES_MAX: usize = 64 << 20;
+/// Milliseconds that it reads for it.
+pub const ESTIMATE_MS_MAX: u64 = 5_000;
+/// Distinct texts that it looks up at once.
+pub const ESTIMATE_CHUNK_TEXTS: usize = 1_024;
+/// Texts whose prompts it counts; those of further ones are projected.
+pub const ESTIMATE_TOKENS_TEXTS: usize = 4_096;
+/// Verdicts over which a model's rate is measured: the latest.
+pub const RATE_VERDICTS: u64 = 1_000;
+/// Verdicts among which these are looked for.
+pub const RATE_SEARCHED_MAX: u64 = 20_000;
+
+/// Questions of a role's day that a server counts as spent ahead; a server that is killed has spent them.
+pub const LIMIT_BLOCK_QUESTIONS: u64 = 256;
+/// The same for tokens.
+pub const LIMIT_BLOCK_TOKENS: u64 = 262_144;
+/// Milliseconds before a server looks again whether another one gave back something of a day that was spent.
+pub const LIMIT_RETRY_MS: i64 = 1_000;
 
 /// Where the server listens.
 pub const SERVER_LISTEN: &str = "127.0.0.1:5433";
