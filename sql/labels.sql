@@ -1,10 +1,19 @@
 -- The current label of each policy and text: what a person said last, whatever the policy's version; else the latest
 -- verdict under the text of the policy's current version. A text that is undecided shows as 'undecided', never as allowed.
 -- What a model scored gives way to what the same model reasoned, whenever that was: scores that mode auto did not trust,
--- and those of a calibration, are verdicts too.
+-- and those of a calibration, are verdicts too. What a screen decided gives way to whatever a model said, undecided
+-- included, and no longer counts when the screen was turned off.
 -- The policy's text is matched by digest, so that verdicts count again when a policy goes back to an earlier text.
 CREATE OR REPLACE VIEW safeguard.labels AS
-WITH said AS (
+WITH told AS (
+    SELECT
+        screen_digest,
+        state,
+        row_number() OVER (PARTITION BY screen_digest ORDER BY certificate DESC) AS place
+    FROM safeguard.screens
+    WHERE slice IS NULL
+),
+said AS (
     SELECT
         v.policy,
         v.text_digest,
@@ -17,6 +26,8 @@ WITH said AS (
         v.model_digest
     FROM safeguard.verdicts AS v
     JOIN safeguard.policies AS p ON v.policy = p.name AND v.policy_digest = p.digest
+    LEFT JOIN told AS t ON v.model_digest = t.screen_digest AND t.place = 1
+    WHERE v.stage <> 'screen' OR t.state = 'on'
     UNION ALL
     SELECT
         o.policy,
@@ -33,6 +44,7 @@ WITH said AS (
 weighed AS (
     SELECT
         *,
+        stage = 'screen' AS screened,
         stage = 'score' AND max(CASE WHEN stage = 'reason' THEN 1 ELSE 0 END) OVER (
             PARTITION BY policy, text_digest, model_digest
         ) = 1 AS outdone
@@ -43,7 +55,7 @@ ranked AS (
         *,
         row_number() OVER (
             PARTITION BY policy, text_digest
-            ORDER BY source, outdone, judged_at DESC, violates IS NULL, tie
+            ORDER BY source, screened, outdone, judged_at DESC, violates IS NULL, tie
         ) AS place
     FROM weighed
 )

@@ -75,6 +75,10 @@ pub const PUBLISH_TRIES_MAX: u32 = 10;
 pub const GOLDEN_ROWS_MAX: usize = 100_000;
 /// Bytes of one golden set's file.
 pub const GOLDEN_BYTES_MAX: usize = 64 << 20;
+/// Policies in one import.
+pub const IMPORT_POLICIES_MAX: usize = 1_000;
+/// Folders below folders that an import looks into.
+pub const IMPORT_DEPTH_MAX: usize = 8;
 
 /// Rows of one chunk of a backfill: what is claimed, judged and committed together; DESIGN 13.
 pub const BACKFILL_CHUNK_ROWS: usize = 256;
@@ -118,6 +122,9 @@ pub const QUEUE_ROWS_MAX: u64 = 1_000_000;
 pub const QUEUE_TEXT_BYTES_MAX: usize = 1 << 20;
 /// Policies, modes and efforts that texts wait for at once.
 pub const QUEUE_JUDGES_MAX: u64 = 1_000;
+
+/// Screens whose weights a process keeps in memory.
+pub const SCREENS_LOADED_MAX: usize = 64;
 
 /// Share of right labels that a calibration asks of scores, where nobody says another.
 pub const CALIBRATION_TARGET: f64 = 0.95;

@@ -24,7 +24,7 @@ pub use session::{End, Ended, Guard, Running, Session};
 use crate::backend::local::Local;
 use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
-use crate::classify::cascade::Cascade;
+use crate::classify::screen::Screening;
 use crate::config::Config;
 use crate::error::Error;
 use crate::model::memory::check_memory;
@@ -54,7 +54,7 @@ pub struct Engine {
     store: Store,
     policies: Arc<Registry>,
     model: ModelIdentity,
-    classifier: Arc<Cascade>,
+    classifier: Arc<Screening>,
     catalogs: Arc<dyn CatalogProviderList>,
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
@@ -154,13 +154,18 @@ impl Engine {
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true)
             .set_str("datafusion.sql_parser.dialect", script::DIALECT)
+            // Folders below a location and patterns of more than one level are read, and not passed over in silence.
+            .set_bool(
+                "datafusion.execution.listing_table_ignore_subdirectory",
+                false,
+            )
             .set_bool("datafusion.sql_parser.collect_spans", true);
         let builder = SessionStateBuilder::new()
             .with_config(config)
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features();
-        let classifier: Arc<Cascade> = Arc::clone(&self.classifier);
+        let classifier: Arc<Screening> = Arc::clone(&self.classifier);
         let state = install(builder, classifier).build();
         let context = SessionContext::new_with_state(state);
         functions::register(&context, self, user);

@@ -3,7 +3,7 @@
 //! # The flow, one file an arrow
 //!
 //! SQL → [`engine`] (a session) → `safeguard_udfs::hoist` (calls become columns) → `safeguard_udfs::exec` (distinct
-//! texts by policy) → `classify/queued` (what is to wait goes to the store) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] →
+//! texts by policy) → [`classify::screen`] (what statistics can decide) → `classify/queued` (what is to wait goes to the store) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] →
 //! [`model`] → [`store`] (before it is returned) → `safeguard_udfs` (Arrow) → [`cli`] or [`server`].
 //!
 //! # Floors
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
 //! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML |
-//! | 2 | [`policy`]: texts, versions, golden sets · [`screen`]: small statistical classifiers · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`store`]: verdicts on disk |
+//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`screen`]: statistics that clear or escalate, and what they may claim · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |

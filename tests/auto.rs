@@ -162,6 +162,11 @@ impl Run {
         run
     }
 
+    /// What was said at the end of the last statement.
+    pub(crate) fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
     /// Another session of the same engine.
     fn beside(&self) -> Self {
         Self {

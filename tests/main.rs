@@ -8,6 +8,8 @@ mod backfills;
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
+/// Content in files.
+mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
 /// Models on disk: pulled, listed, verified, made.
@@ -24,6 +26,8 @@ mod relations;
 mod replay;
 /// Pages about what was measured.
 mod reports;
+/// Screens before the model: what they decide, and what stops them.
+mod screens;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

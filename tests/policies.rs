@@ -322,3 +322,41 @@ fn a_server_takes_policies_again_on_sighup() {
         "{out}"
     );
 }
+
+/// What others published is imported once, and is then a policies folder like any other.
+#[test]
+fn policies_of_others_are_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = dir.path().join("pack");
+    fs::create_dir_all(pack.join("datasets")).unwrap();
+    let text = "Noise Policy\nClassify each EXAMPLE as VALID or INVALID (noise).\nNO0.a Question\nNO2.a Call to buy\n";
+    fs::write(pack.join("noise.md"), text).unwrap();
+    let sheet = "example,classification\nhow loud,NO0\nbuy it,NO2\n";
+    fs::write(pack.join("datasets/noise.csv"), sheet).unwrap();
+    let (code, out, err) = policy(dir.path(), "import pack");
+    let want = "noise: labels VALID, INVALID; 2 rules, 2 golden rows\n";
+    assert_eq!((code, out.as_str()), (0, want), "{err}");
+    let golden = fs::read_to_string(dir.path().join("policies/noise/golden.csv")).unwrap();
+    assert_eq!(golden, "text,label\nhow loud,VALID\nbuy it,INVALID\n");
+    let (code, out, err) = policy(dir.path(), "import pack");
+    let there =
+        "ERROR:  58030: policies/noise/policy.md is there already; --replace writes over it\n";
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", there));
+    let (code, _, err) = policy(dir.path(), "import pack --replace --levels");
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = policy(dir.path(), "import none");
+    assert_eq!((code, out.as_str()), (1, ""));
+    // It is published and judged under like any other.
+    let judge = "SELECT safeguard_classify('noise', 'hello') IN ('NO0', 'NO2') AS judged";
+    let arguments = [
+        "sql",
+        "--format",
+        "csv",
+        "--policies",
+        "policies",
+        "-c",
+        judge,
+    ];
+    let (code, out, err) = run(dir.path(), "", &arguments);
+    assert_eq!((code, out.as_str()), (0, "judged\nt\n"), "{err}");
+}

@@ -26,7 +26,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
 use pairs::{Pair, Pairs};
 use report::Report;
-use safeguard_udfs::Decision;
+use safeguard_udfs::{Decision, SafeguardSettings};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -144,7 +144,11 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     let survey = survey::take(&call, &select, &source, &given).await?;
     let asking = |tried: &Tried| Asking {
         policy: Arc::clone(&tried.asked),
-        settings: Arc::new(call.settings()),
+        // Both texts of the policy are tried on the model: one of them may have a screen, the other has none yet.
+        settings: Arc::new(SafeguardSettings {
+            screen: false,
+            ..call.settings()
+        }),
         fresh: false,
     };
     let (old, new) = (asking(&given.old), asking(&given.new));

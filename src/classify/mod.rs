@@ -3,7 +3,7 @@
 //! Takes requests from SQL, gives decisions: [`recall`] answers from the store what was decided before and stores what
 //! is decided now, before it is returned; [`reasoner`] puts the rest to the model. In front of both, [`cascade`] says
 //! which facts mode `auto` wants, by a threshold that [`calibrate`] chose; with `safeguard.answer = queue` it is [`queued`]
-//! that answers. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
+//! that answers. First of all, [`screen`] decides what a certified screen may, where nothing is stored of the model's. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
 
 pub mod calibrate;
 pub mod cascade;
@@ -11,6 +11,7 @@ mod flight;
 pub mod queued;
 pub mod reasoner;
 pub mod recall;
+pub mod screen;
 pub mod threshold;
 
 use crate::backend::Backend;
@@ -18,12 +19,12 @@ use crate::policy::Registry;
 use crate::store::Store;
 use std::sync::Arc;
 
-/// The whole stack: the cascade, then recall, then the reasoner.
+/// The whole stack: the screen, the cascade, then recall, then the reasoner.
 pub fn stack(
     policies: Arc<Registry>,
     store: Store,
     backend: Arc<dyn Backend>,
-) -> Arc<cascade::Cascade> {
+) -> Arc<screen::Screening> {
     let identity = backend.model().clone();
     let reasoner = reasoner::Reasoner::new(Arc::clone(&policies), backend);
     let recall = recall::Recall::new(
@@ -32,5 +33,6 @@ pub fn stack(
         identity.clone(),
         Arc::new(reasoner),
     );
-    Arc::new(cascade::Cascade::new(policies, store, identity, recall))
+    let cascade = cascade::Cascade::new(policies, store, identity, recall);
+    Arc::new(screen::Screening::new(cascade))
 }

@@ -78,7 +78,10 @@ impl Cascade {
     }
 
     /// What is stored for each text, where mode `auto` would let it stand.
-    async fn known(&self, request: &Request) -> Result<Vec<Option<Decision>>, ClassifyError> {
+    pub(super) async fn known(
+        &self,
+        request: &Request,
+    ) -> Result<Vec<Option<Decision>>, ClassifyError> {
         if request.settings.mode != Mode::Auto {
             return self.recall.stored(request).await;
         }

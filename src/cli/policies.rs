@@ -1,4 +1,4 @@
-//! `safeguard policy publish, list, show, diff`: policies as they are kept. None of them opens a model.
+//! `safeguard policy import, publish, list, show, diff`: policies as they are kept. None of them opens a model.
 //!
 //! Takes a checked command, works on the store beside whatever server uses it. Knows the registry and how results are
 //! written; what a version is, others know.
@@ -10,6 +10,9 @@ use super::{cannot_write, failed, lint_files, policy_source, policy_test, say};
 use crate::config::local_user;
 use crate::engine::policies;
 use crate::error::Error;
+use crate::model::tokenizer::Tokenizer;
+use crate::policy::import::{self, Wish};
+use crate::policy::lint::lint;
 use crate::policy::{Policy, PolicyError, Registry, Version, changed_rules};
 use crate::store::Store;
 use datafusion::arrow::array::{
@@ -35,6 +38,21 @@ pub(super) async fn run(command: Command) -> ExitCode {
             note,
             data,
         } => publish(&data.dir, &name, &file, &note).await,
+        Command::Import {
+            path,
+            into,
+            name,
+            levels,
+            provenance,
+            replace,
+        } => {
+            let wish = Wish {
+                name,
+                levels,
+                provenance,
+            };
+            import_into(&path, &wish, &into, replace)
+        }
         Command::List { all, format, data } => list(&data.dir, all, format).await,
         Command::Show { policy, data } => show(&data.dir, &policy).await,
         Command::Diff { old, new, data } => diff(&data.dir, &old, &new).await,
@@ -65,6 +83,60 @@ async fn publish(dir: &Path, name: &str, file: &Path, note: &str) -> Result<Exit
         false => say("the text is that of the current version: nothing was published"),
     }
     Ok(written(|out| writeln!(out, "{reference}")))
+}
+
+/// Nothing is written unless all can be.
+fn import_into(path: &Path, wish: &Wish, into: &Path, replace: bool) -> Result<ExitCode, Error> {
+    let found = import::import(path, wish)?;
+    let mut files = Vec::new();
+    for one in &found {
+        let folder = into.join(&*one.policy.name);
+        files.push((folder.join("policy.md"), one.policy.source.as_str()));
+        if let Some(golden) = &one.golden {
+            files.push((folder.join("golden.csv"), golden));
+        }
+    }
+    if let Some((there, _)) = files.iter().find(|(path, _)| path.exists())
+        && !replace
+    {
+        let there = there.display();
+        return Ok(failed(&format!(
+            "{there} is there already; --replace writes over it"
+        )));
+    }
+    for (path, text) in files {
+        let folder = path.parent().expect("bug: a file of a folder");
+        let done = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
+        if let Err(error) = done {
+            return Ok(failed(&format!("cannot write {}: {error}", path.display())));
+        }
+    }
+    let tokenizer = Tokenizer::o200k_harmony();
+    for one in &found {
+        let name = &one.policy.name;
+        for note in &one.notes {
+            say(&format!("{name}: {note}"));
+        }
+        for finding in lint(&one.policy.source, |text| {
+            tokenizer.encode_ordinary(text).len()
+        }) {
+            say(&format!("{name}: {finding}"));
+        }
+    }
+    Ok(written(|out| {
+        for one in &found {
+            let policy = &one.policy;
+            let labels = policy.labels.join(", ");
+            writeln!(
+                out,
+                "{}: labels {labels}; {} rules, {} golden rows",
+                policy.name,
+                policy.rules.len(),
+                one.golden_rows
+            )?;
+        }
+        Ok(())
+    }))
 }
 
 async fn list(dir: &Path, all: bool, format: Format) -> Result<ExitCode, Error> {

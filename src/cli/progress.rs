@@ -77,6 +77,8 @@ mod tests {
             distinct_texts: 1153,
             recalled: 900,
             screened: 0,
+            convicted: 0,
+            escalated: 0,
             asked: 250,
             undecided: vec![(Reason::Truncated, 3)],
             tokens_in: 0,

@@ -1,6 +1,7 @@
 //! Files that cannot be read or written are named, and refused where they are outside: DataFusion says what is wrong on which line, and leaves out of which file.
 //!
-//! Takes statements' plans and their errors, gives the errors with the file in them. Knows no format.
+//! Takes statements' plans and their errors, gives the errors with the file in them, and plans that know by a file's name how it
+//! is compressed. Knows no format.
 
 use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;
@@ -37,6 +38,30 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
         }
     }
     Ok(table.locations.clone())
+}
+
+/// A CREATE EXTERNAL TABLE over files whose names all end as one compression's do, with that as its option, unless it says
+/// otherwise. Any other plan as it is.
+pub(super) fn compressed(mut plan: LogicalPlan) -> LogicalPlan {
+    const OPTION: &str = "format.compression";
+    let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = &mut plan else {
+        return plan;
+    };
+    // Parquet and the like are compressed inside, whatever the file is called.
+    let whole = ["CSV", "JSON", "NDJSON"].contains(&&*table.file_type.to_uppercase());
+    let by_name = |location: &String| {
+        let known = [".gz", ".bz2", ".xz", ".zst"].into_iter();
+        let known = known.zip(["gzip", "bzip2", "xz", "zstd"]);
+        known.into_iter().find(|(end, _)| location.ends_with(end))
+    };
+    let mut found = table.locations.iter().map(by_name);
+    if let (true, Some(Some(first))) = (whole, found.next())
+        && found.all(|other| other == Some(first))
+    {
+        let option = table.options.entry(OPTION.to_owned());
+        option.or_insert_with(|| first.1.to_owned());
+    }
+    plan
 }
 
 /// The files that a plan reads, as URLs, in the plan's order.

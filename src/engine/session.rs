@@ -268,6 +268,7 @@ impl Session {
         plan: LogicalPlan,
     ) -> Result<SendableRecordBatchStream, Error> {
         let locations = files::locations(&plan, &self.engine.roots)?;
+        let plan = files::compressed(plan);
         let frame = self.context.execute_logical_plan(plan).await;
         let frame = frame.map_err(|e| files::named(e, &locations))?;
         let context = Arc::new(frame.task_ctx());

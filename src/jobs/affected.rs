@@ -41,6 +41,8 @@ impl Affected {
                 policy: from.into(),
                 settings: Arc::new(SafeguardSettings {
                     answer: Answer::Stored,
+                    // A screen cites no rules.
+                    screen: false,
                     ..settings
                 }),
                 fresh: false,

@@ -209,7 +209,7 @@ fn golden_at(path: &Path, policy: &Policy) -> Result<Option<Vec<GoldenRow>>, Pol
 }
 
 /// A file's text; `None` when there is none.
-fn read(path: &Path, limit: usize) -> Result<Option<String>, PolicyError> {
+pub(super) fn read(path: &Path, limit: usize) -> Result<Option<String>, PolicyError> {
     let failed = |error: std::io::Error| file_error(path, error.to_string());
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -234,7 +234,7 @@ fn read(path: &Path, limit: usize) -> Result<Option<String>, PolicyError> {
     }
 }
 
-fn file_error(path: &Path, why: String) -> PolicyError {
+pub(super) fn file_error(path: &Path, why: String) -> PolicyError {
     PolicyError::File {
         path: path.display().to_string(),
         why,

@@ -156,9 +156,18 @@ impl Findings {
                 ));
             }
         }
+        // SP2 of SP2.a and SP2.b: the level that they stand in.
+        let level = |code: &str| {
+            let parts = policy
+                .rules
+                .iter()
+                .filter_map(|rule| rule.code.strip_prefix(code));
+            parts.into_iter().any(|part| part.starts_with('.'))
+        };
         let mut seen: Vec<&str> = Vec::new();
         for code in used {
             if declared(code)
+                || level(code)
                 || seen.contains(&code)
                 || policy.labels.iter().any(|label| &**label == code)
             {

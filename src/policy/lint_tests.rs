@@ -130,6 +130,10 @@ fn rule_codes_must_agree() {
             &["error: the text names rule H4, which is not declared"],
         ),
         (
+            format!("{FRONT}Examples\nSP2.a Cold calls.\nSP2.b Ads.\nSP2 is worse than SP0."),
+            &["error: the text names rule SP0, which is not declared"],
+        ),
+        (
             format!("{FRONT}Examples of G20, COVID19 and A4 paper."),
             &[],
         ),

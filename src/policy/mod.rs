@@ -6,12 +6,13 @@
 //! closure it is handed, and knows nothing of models, SQL, verdicts or how versions are kept.
 //!
 //! A policy's digest covers what can change a verdict: the model's text and the labels with the allowed one marked.
-//! Edits of title, rules, thresholds, screen, languages or owner in the front matter make no new version.
+//! Edits of title, rules, thresholds, screen, languages, owner or provenance in the front matter make no new version.
 
 mod contract;
 mod error;
 pub mod folder;
 pub mod golden;
+pub mod import;
 pub mod lint;
 mod parse;
 mod registry;
@@ -50,6 +51,8 @@ pub struct Policy {
     pub languages: Vec<String>,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// Where it came from, where somebody else wrote it.
+    pub provenance: Option<String>,
     /// What the model reads before the contract: no front matter, `\n` line ends, no leading or trailing newlines.
     pub text: String,
     /// As typed, front matter included.
@@ -121,7 +124,7 @@ impl Policy {
     }
 
     /// BLAKE3, in hexadecimal, of the text and of the labels with the allowed one marked. Two policies with the same
-    /// digest are the same version, whatever their title, rules, thresholds, screen, languages or owner say.
+    /// digest are the same version, whatever their title, rules, thresholds, screen, languages, owner or provenance say.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"safeguard policy\n");

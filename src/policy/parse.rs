@@ -1,7 +1,7 @@
 //! From a policy's source to a [`Policy`].
 //!
 //! Takes the bytes of a policy file or an inline text. YAML front matter between `---` lines declares name, title,
-//! labels, rules, thresholds, screen, languages and owner, and nothing else; a source without it must end with the contract. Refuses what
+//! labels, rules, thresholds, screen, languages, owner and provenance, and nothing else; a source without it must end with the contract. Refuses what
 //! could not be judged under: labels that cannot be told apart or written into the contract, an empty text.
 
 use super::{INLINE, Policy, PolicyError, Rule, ScreenUse, contract, rules, thresholds};
@@ -26,6 +26,7 @@ struct Front {
     #[serde(default)]
     languages: Vec<String>,
     owner: Option<String>,
+    provenance: Option<String>,
 }
 
 /// A label as declared: its word, and whether it is marked as the allowed one.
@@ -78,6 +79,7 @@ pub(super) fn parse(name: Option<&str>, source: &str) -> Result<Policy, PolicyEr
         rules,
         languages: draft.front.languages,
         owner: draft.front.owner,
+        provenance: draft.front.provenance,
         text: draft.text,
         source: source.to_owned(),
     })

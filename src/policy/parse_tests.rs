@@ -29,6 +29,7 @@ fn reads_a_whole_file() {
             ],
             languages: vec!["en".to_owned(), "de".to_owned()],
             owner: Some("trust team".to_owned()),
+            provenance: None,
             text: "Find hate.\n\n- H9: not read".to_owned(),
             source: source.to_owned(),
         }
@@ -250,7 +251,7 @@ fn refuses_and_names_what_is_wrong() {
     );
     front(
         "labels: [allowed, b]\nlabel: c",
-        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `thresholds`, `screen`, `languages`, `owner` at line 3 column 1",
+        "front matter: unknown field `label`, expected one of `name`, `title`, `labels`, `rules`, `thresholds`, `screen`, `languages`, `owner`, `provenance` at line 3 column 1",
     );
     front(
         "labels: [allowed, b]\nscreen: on",

@@ -1,6 +1,7 @@
 //! Rules: the numbered clauses of a policy.
 //!
-//! Takes a policy's text and gives the rules it defines (`- H1: ..`, `K1: violates if ..`, `H2.c (violates): ..`), or
+//! Takes a policy's text and gives the rules it defines (`- H1: ..`, `K1: violates if ..`, `H2.c (violates): ..`, a line
+//! `SP2.a Cold promotion ..`), or
 //! a rationale and gives the codes it names, or two policies and gives the rules that differ. A code is found by its
 //! shape only; what a clause means is the model's business.
 
@@ -209,6 +210,7 @@ fn definitions(line: &str) -> Vec<Definition<'_>> {
         let end = at + length;
         if sentence_starts(&line[..at])
             && let Some(clause) = after_colon(&line[end..])
+                .or_else(|| titled(&line[..at], &line[at..end], &line[end..]))
         {
             found.push(Definition {
                 code: &line[at..end],
@@ -240,6 +242,15 @@ fn after_colon(rest: &str) -> Option<usize> {
     }
     let tail = tail.strip_prefix(':')?.trim_start_matches(closings);
     Some(rest.len() - tail.len())
+}
+
+/// Where the clause begins after a code with a part (`SP2.a`) that is the first of its line and is followed by a title
+/// instead of a colon. A code without a part, or before a small letter, is as likely to be spoken of as defined.
+fn titled(before: &str, code: &str, rest: &str) -> Option<usize> {
+    let first = before.chars().all(|c| !c.is_alphanumeric());
+    let title = rest.strip_prefix(' ')?.trim_start();
+    let shaped = code.contains('.') && title.starts_with(char::is_uppercase);
+    (first && shaped).then(|| rest.len() - title.len())
 }
 
 /// Length of the code at the front: capital letters, digits, then parts such as `.c`. 0 where there is none.
@@ -304,7 +315,7 @@ mod tests {
 
     #[test]
     fn finds_the_rules_a_text_defines() {
-        let cases: [(&str, &[(&str, &str)]); 9] = [
+        let cases: [(&str, &[(&str, &str)]); 10] = [
             ("no rules here", &[]),
             (
                 "- H1: insults.\n- H2: threats.",
@@ -331,6 +342,10 @@ mod tests {
             (
                 "1) text\nSP0 : no colon at once\nTVEC6: yes",
                 &[("TVEC6", "yes")],
+            ),
+            (
+                "SP2.a Cold promotion – “look”\n- SP2.b Ads: buy\nSP2.c if it links\nas SP2.d Says\nSP3 High",
+                &[("SP2.a", "Cold promotion – “look”"), ("SP2.b", "Ads: buy")],
             ),
         ];
         for (text, wanted) in cases {

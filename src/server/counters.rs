@@ -54,6 +54,12 @@ pub struct Counters {
     pub sent: Count,
     /// Texts that came with a verdict from the store.
     pub recalled: Count,
+    /// Texts that a screen cleared.
+    pub cleared: Count,
+    /// Texts that a screen convicted.
+    pub convicted: Count,
+    /// Texts that a screen left to the model.
+    pub escalated: Count,
     /// Questions that the model answered.
     pub asked: Count,
     /// Texts without a verdict.
@@ -73,6 +79,10 @@ impl Counters {
     /// A statement that classified has ended.
     pub fn classified(&self, summary: &Summary) {
         self.recalled.add_many(summary.recalled);
+        self.cleared
+            .add_many(summary.screened.saturating_sub(summary.convicted));
+        self.convicted.add_many(summary.convicted);
+        self.escalated.add_many(summary.escalated);
         self.asked.add_many(summary.asked);
         self.undecided.add_many(summary.undecided_total());
         self.tokens.add_many(summary.tokens_in + summary.tokens_out);
@@ -80,7 +90,7 @@ impl Counters {
 
     /// In the text format of Prometheus (version 0.0.4).
     pub fn text(&self) -> String {
-        let rows: [(&str, &str, &str, u64); 11] = [
+        let rows: [(&str, &str, &str, u64); 14] = [
             (
                 "connections",
                 "gauge",
@@ -128,6 +138,24 @@ impl Counters {
                 "counter",
                 "Texts with a verdict from the store.",
                 self.recalled.get(),
+            ),
+            (
+                "texts_cleared_total",
+                "counter",
+                "Texts that a screen cleared.",
+                self.cleared.get(),
+            ),
+            (
+                "texts_convicted_total",
+                "counter",
+                "Texts that a screen convicted.",
+                self.convicted.get(),
+            ),
+            (
+                "texts_escalated_total",
+                "counter",
+                "Texts that a screen left to the model.",
+                self.escalated.get(),
             ),
             (
                 "questions_asked_total",

@@ -292,9 +292,13 @@ fn progress(ended: &Ended) -> Option<String> {
     }
     let seconds = now.elapsed.as_secs_f64();
     let rate = now.rows as f64 / seconds.max(0.001);
+    let screened = match now.screened {
+        0 => String::new(),
+        screened => format!("{screened} screened, "),
+    };
     Some(format!(
-        "safeguard: {} rows so far, {} recalled, {} asked, {:.0} rows/s, {seconds:.0} s",
-        now.rows, now.recalled, now.asked, rate
+        "safeguard: {} rows so far, {} recalled, {screened}{} asked, {rate:.0} rows/s, {seconds:.0} s",
+        now.rows, now.recalled, now.asked
     ))
 }
 

@@ -472,7 +472,9 @@ struct Gauges {
     rows: Gauge,
     distinct_texts: Gauge,
     recalled: Gauge,
-    screened: Gauge,
+    cleared: Gauge,
+    convicted: Gauge,
+    escalated: Gauge,
     asked: Gauge,
     undecided: Gauge,
     tokens_in: Gauge,
@@ -486,7 +488,9 @@ impl Gauges {
             rows: gauge("rows"),
             distinct_texts: gauge("distinct_texts"),
             recalled: gauge("recalled"),
-            screened: gauge("screened"),
+            cleared: gauge("cleared"),
+            convicted: gauge("convicted"),
+            escalated: gauge("escalated"),
             asked: gauge("asked"),
             undecided: gauge("undecided"),
             tokens_in: gauge("tokens_in"),
@@ -500,7 +504,12 @@ impl Gauges {
         set(&self.rows, summary.rows);
         set(&self.distinct_texts, summary.distinct_texts);
         set(&self.recalled, summary.recalled);
-        set(&self.screened, summary.screened);
+        set(
+            &self.cleared,
+            summary.screened.saturating_sub(summary.convicted),
+        );
+        set(&self.convicted, summary.convicted);
+        set(&self.escalated, summary.escalated);
         set(&self.asked, summary.asked);
         set(&self.undecided, summary.undecided_total());
         set(&self.tokens_in, summary.tokens_in);

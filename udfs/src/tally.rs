@@ -26,6 +26,8 @@ pub struct Tally {
     distinct_texts: AtomicU64,
     recalled: AtomicU64,
     screened: AtomicU64,
+    convicted: AtomicU64,
+    escalated: AtomicU64,
     asked: AtomicU64,
     undecided: [AtomicU64; Reason::ALL.len()],
     tokens_in: AtomicU64,
@@ -56,6 +58,10 @@ pub struct Summary {
     pub recalled: u64,
     /// Decisions by a screen.
     pub screened: u64,
+    /// Of these, those that a screen convicted; it cleared the others.
+    pub convicted: u64,
+    /// Texts that a screen left to the model.
+    pub escalated: u64,
     /// Questions put to a backend and answered; a text can take two.
     pub asked: u64,
     /// Distinct texts without a verdict, by reason; reasons with none are left out.
@@ -95,6 +101,8 @@ impl Tally {
             distinct_texts: AtomicU64::default(),
             recalled: AtomicU64::default(),
             screened: AtomicU64::default(),
+            convicted: AtomicU64::default(),
+            escalated: AtomicU64::default(),
             asked: AtomicU64::default(),
             undecided: Default::default(),
             tokens_in: AtomicU64::default(),
@@ -158,10 +166,19 @@ impl Tally {
         };
         match provenance.source {
             Source::Recalled => drop(self.recalled.fetch_add(1, Relaxed)),
-            Source::Screened => drop(self.screened.fetch_add(1, Relaxed)),
+            Source::Screened => {
+                let convicted = decision.as_ref().is_ok_and(|verdict| verdict.violates);
+                self.convicted.fetch_add(u64::from(convicted), Relaxed);
+                self.screened.fetch_add(1, Relaxed);
+            }
             Source::Unasked => {}
             Source::Asked => self.answered(provenance),
         }
+    }
+
+    /// Counts texts that a screen looked at and left to the model.
+    pub fn escalated(&self, texts: u64) {
+        self.escalated.fetch_add(texts, Relaxed);
     }
 
     /// Something that whoever ran the statement should know when it ends; said once, and only the first few.
@@ -216,6 +233,8 @@ impl Tally {
             distinct_texts: self.distinct_texts.load(Relaxed),
             recalled: self.recalled.load(Relaxed),
             screened: self.screened.load(Relaxed),
+            convicted: self.convicted.load(Relaxed),
+            escalated: self.escalated.load(Relaxed),
             asked: self.asked.load(Relaxed),
             undecided: undecided.filter(|(_, n)| *n > 0).collect(),
             tokens_in: self.tokens_in.load(Relaxed),

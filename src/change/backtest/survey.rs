@@ -133,6 +133,7 @@ pub async fn take(
         policy: Arc::clone(&given.old.asked),
         settings: Arc::new(SafeguardSettings {
             answer: Answer::Stored,
+            screen: false,
             retry_undecided: false,
             ..call.settings()
         }),

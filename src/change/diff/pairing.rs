@@ -1,7 +1,8 @@
 //! The query behind a comparison: what is stored of each text under two versions, side by side.
 //!
 //! Takes digests of two policies' versions and a source, gives SQL over `safeguard.verdicts`. A text's decision under a
-//! version is chosen as `safeguard.labels` chooses it: reasoned before scored, then the latest. Both sides are one
+//! version is chosen as `safeguard.labels` chooses it: reasoned before scored before screened, then the latest. A screen stands
+//! for the model behind it. Both sides are one
 //! model's, or the difference would be the models': the current one where it has judged under both, else the one that did
 //! last.
 
@@ -15,13 +16,22 @@ pub fn query((old, new): (&str, &str), model: &str, source: Option<&Source>) -> 
         format!("SELECT * FROM safeguard_diff_said WHERE place = 1 AND policy_digest = {version}")
     };
     let with = format!(
-        "WITH safeguard_diff_said AS (
-            SELECT text_digest, policy_digest, model_digest, label, violates, score, rules,
-                judged_at, row_number() OVER (
-                    PARTITION BY policy_digest, text_digest, model_digest
-                    ORDER BY stage = 'score', judged_at DESC, label IS NULL, verdict_digest
+        "WITH safeguard_diff_screens AS (
+            SELECT screen_digest, max(reasoner_digest) AS reasoner_digest
+            FROM safeguard.screens GROUP BY screen_digest
+        ),
+        safeguard_diff_said AS (
+            SELECT text_digest, policy_digest, label, violates, score, rules, judged_at,
+                coalesce(s.reasoner_digest, v.model_digest) AS model_digest,
+                row_number() OVER (
+                    PARTITION BY policy_digest, text_digest,
+                        coalesce(s.reasoner_digest, v.model_digest)
+                    ORDER BY CASE stage WHEN 'screen' THEN 2 WHEN 'score' THEN 1 ELSE 0 END,
+                        judged_at DESC, label IS NULL, verdict_digest
                 ) AS place
-            FROM safeguard.verdicts WHERE policy_digest IN ({old}, {new})
+            FROM safeguard.verdicts AS v LEFT JOIN safeguard_diff_screens AS s
+                ON v.model_digest = s.screen_digest
+            WHERE policy_digest IN ({old}, {new})
         ),
         safeguard_diff_pairs AS (
             SELECT coalesce(o.text_digest, n.text_digest) AS text_digest,

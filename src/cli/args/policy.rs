@@ -14,6 +14,31 @@ pub(in crate::cli) enum Policy {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Bring policies of others into a policies folder: <name>/policy.md and <name>/golden.csv
+    ///
+    /// Takes OpenAI's example policies, ROOST's policy packs (with datasets/), documents with coded sections. Texts are not
+    /// changed: labels are declared (VALID and INVALID where the text says so, else allowed and violates), golden sheets
+    /// are mapped to them, and where it all came from is noted.
+    Import {
+        /// A policy's file, or a folder of them
+        #[arg(value_name = "FILE|DIR")]
+        path: PathBuf,
+        /// The policies folder to write into
+        #[arg(long, value_name = "DIR", default_value = "policies")]
+        into: PathBuf,
+        /// What a single policy is to be called; else its file or folder says
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Take the levels that the text defines (SP0, SP2, ..) as labels; the one that ends with 0 is the allowed one
+        #[arg(long)]
+        levels: bool,
+        /// Where it came from, to be noted in the front matter; else the path
+        #[arg(long, value_name = "TEXT")]
+        provenance: Option<String>,
+        /// Write over files that are there
+        #[arg(long)]
+        replace: bool,
+    },
     /// Publish a version of a policy; prints it. Works beside a running server
     ///
     /// Nothing is published where the text is that of the current version. A running server takes a new version on
