@@ -6,9 +6,13 @@
 //! mean of five folds, a text in one fold only, violating texts spread evenly, over five ways of splitting. Beside it the
 //! area over all rows at once (probabilities of five screens in one order), and what it would be if rows were split, so
 //! that equal texts can stand in several folds.
+//!
+//! `cargo bench --bench screens -- ship --sets FILE --out policies` makes the shipped screens: see `screens/ship.rs`.
 
 #[path = "screens/recall.rs"]
 mod recall;
+#[path = "screens/ship.rs"]
+mod ship;
 
 use safeguard::screen::measure::auc;
 use safeguard::screen::{Example, Screen, Training};
@@ -39,6 +43,19 @@ fn main() {
         .skip(1)
         .filter(|word| word != "--bench")
         .collect();
+    let given = |name: &str| {
+        let at = words.iter().position(|word| word == name)?;
+        words.get(at + 1).map(PathBuf::from)
+    };
+    if words.first().is_some_and(|word| word == "ship") {
+        let (Some(sets), Some(out)) = (given("--sets"), given("--out")) else {
+            eprintln!(
+                "screens ship: give --sets FILE (of screens/sets.py) and --out DIR (policies)"
+            );
+            return;
+        };
+        return ship::ship(&sets, &out);
+    }
     let data = words.iter().position(|word| word == "--data");
     let Some(data) = data.and_then(|at| words.get(at + 1)).map(PathBuf::from) else {
         eprintln!("screens: give --data DIR, a folder of labelled sets; nothing measured");

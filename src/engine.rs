@@ -15,6 +15,7 @@ pub mod procedures;
 pub(crate) mod publish;
 mod relations;
 mod roots;
+mod screens;
 pub mod script;
 mod session;
 
@@ -88,10 +89,9 @@ impl Engine {
             Ok::<_, Error>((store, backend?))
         });
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
-        Engine::with_backend(store, Arc::new(backend))
-            .await?
-            .with_policies(folder.as_deref())
-            .with_roots(roots)
+        let engine = Engine::with_backend(store, Arc::new(backend)).await?;
+        screens::ship(&engine.store, &engine.policies, &engine.model).await?;
+        engine.with_policies(folder.as_deref()).with_roots(roots)
     }
 
     /// The same engine for sessions that read and write files only below these folders, which must be resolved (absolute,
