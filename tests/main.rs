@@ -8,6 +8,8 @@ mod backfills;
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
+/// A model on servers, against a double.
+mod endpoint;
 /// Content in files.
 mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.

@@ -335,7 +335,7 @@ mod tests {
                 analysis,
                 reasoned,
             } => (*index, probabilities, analysis.as_deref(), *reasoned),
-            Answer::TooLong { .. } => panic!("{reply:?}"),
+            Answer::None(_) | Answer::TooLong { .. } => panic!("{reply:?}"),
         }
     }
 

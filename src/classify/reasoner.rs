@@ -3,7 +3,7 @@
 //! Takes requests, gives verdicts as replies come, many texts in flight. A text that the model cannot judge is
 //! undecided; only a policy that cannot be put to it at all, or a backend that has stopped, fails the request.
 
-use crate::backend::{Answer, Backend, BackendError, Prompt, PromptPolicy, Reply};
+use crate::backend::{Answer, Backend, BackendError, NoAnswer, Prompt, PromptPolicy, Reply};
 use crate::config::IN_FLIGHT_TEXTS_MAX;
 use crate::policy::{Registry, Version};
 use crate::store::now;
@@ -142,27 +142,40 @@ impl Questions {
                     why: e.to_string(),
                 })
             }
+            Err(BackendError::Unsupported(why)) => Err(ClassifyError::Unsupported(why)),
             Err(e) => Err(ClassifyError::Backend(e.to_string())),
         }
     }
 
     fn decision(&self, reply: Reply) -> Decision {
-        let Answer::Label {
-            index,
-            probabilities,
-            analysis,
-            reasoned,
-        } = reply.answer
-        else {
-            return self.undecided(Reason::TooLong, Source::Unasked);
+        let asked = || Provenance {
+            tokens_in: reply.tokens_in,
+            tokens_out: reply.tokens_out,
+            ..self.provenance(Source::Asked)
         };
+        let (index, probabilities, analysis, reasoned) = match reply.answer {
+            Answer::Label {
+                index,
+                probabilities,
+                analysis,
+                reasoned,
+            } => (index, probabilities, analysis, reasoned),
+            Answer::None(why) => {
+                return Err(Undecided {
+                    reason: reason(why),
+                    provenance: asked(),
+                });
+            }
+            Answer::TooLong { .. } => return self.undecided(Reason::TooLong, Source::Unasked),
+        };
+        let known = !probabilities.is_empty();
         let policy = &self.version.policy;
         let rules = analysis.as_deref().map(|a| policy.rules_cited(a));
         Ok(Verdict {
             label: Arc::clone(&policy.labels[index]),
             violates: index != policy.allowed,
-            score: Some(1.0 - probabilities[policy.allowed]),
-            gap: Some(gap(&probabilities, index)),
+            score: known.then(|| 1.0 - probabilities[policy.allowed]),
+            gap: known.then(|| gap(&probabilities, index)),
             rationale: analysis.map(Arc::from),
             rules: rules.unwrap_or_default(),
             stage: if reasoned {
@@ -170,12 +183,17 @@ impl Questions {
             } else {
                 Stage::Score
             },
-            provenance: Provenance {
-                tokens_in: reply.tokens_in,
-                tokens_out: reply.tokens_out,
-                ..self.provenance(Source::Asked)
-            },
+            provenance: asked(),
         })
+    }
+}
+
+fn reason(why: NoAnswer) -> Reason {
+    match why {
+        NoAnswer::Refused => Reason::Refused,
+        NoAnswer::Truncated => Reason::Truncated,
+        NoAnswer::Unparsed => Reason::Unparsed,
+        NoAnswer::Contradictory => Reason::Contradictory,
     }
 }
 
