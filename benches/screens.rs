@@ -1,11 +1,18 @@
 //! Screens on labelled public texts: how well they order texts, how fast they score and train.
 //!
-//! `cargo bench --bench screens -- auc|speed|train|all --data DIR`, where DIR holds the sets
+//! `cargo bench --bench screens -- auc|speed|train|recall|all --data DIR`, where DIR holds the sets
 //! `openai_mod_2022/openai_mod_2022_by_category.csv`, `surge_toxicity/surge_toxicity.csv` and
 //! `spamassassin_sample/spamassassin_sample.csv` with columns id, text, gold, category. `auc`: the
 //! mean of five folds, a text in one fold only, violating texts spread evenly, over five ways of splitting. Beside it the
 //! area over all rows at once (probabilities of five screens in one order), and what it would be if rows were split, so
 //! that equal texts can stand in several folds.
+//!
+//! `cargo bench --bench screens -- ship --sets FILE --out policies` makes the shipped screens: see `screens/ship.rs`.
+
+#[path = "screens/recall.rs"]
+mod recall;
+#[path = "screens/ship.rs"]
+mod ship;
 
 use safeguard::screen::measure::auc;
 use safeguard::screen::{Example, Screen, Training};
@@ -36,6 +43,19 @@ fn main() {
         .skip(1)
         .filter(|word| word != "--bench")
         .collect();
+    let given = |name: &str| {
+        let at = words.iter().position(|word| word == name)?;
+        words.get(at + 1).map(PathBuf::from)
+    };
+    if words.first().is_some_and(|word| word == "ship") {
+        let (Some(sets), Some(out)) = (given("--sets"), given("--out")) else {
+            eprintln!(
+                "screens ship: give --sets FILE (of screens/sets.py) and --out DIR (policies)"
+            );
+            return;
+        };
+        return ship::ship(&sets, &out);
+    }
     let data = words.iter().position(|word| word == "--data");
     let Some(data) = data.and_then(|at| words.get(at + 1)).map(PathBuf::from) else {
         eprintln!("screens: give --data DIR, a folder of labelled sets; nothing measured");
@@ -50,6 +70,11 @@ fn main() {
     }
     if ["train", "all"].contains(&what) {
         training_time(&data);
+    }
+    if ["recall", "all"].contains(&what) {
+        let splits = words.iter().position(|word| word == "--splits");
+        let splits = splits.and_then(|at| words.get(at + 1)?.parse().ok());
+        recall::table(&data, splits.unwrap_or(500));
     }
 }
 

@@ -4,7 +4,7 @@ mod endpoint;
 mod serve;
 
 pub use endpoint::*;
-pub use serve::{CronConfig, Role, ServeConfig, ServeOptions, TlsFiles};
+pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -125,6 +125,30 @@ pub const QUEUE_TEXT_BYTES_MAX: usize = 1 << 20;
 /// Policies, modes and efforts that texts wait for at once.
 pub const QUEUE_JUDGES_MAX: u64 = 1_000;
 
+/// Distinct texts of a source that a screen is certified for; of more, a uniform random sample stands for all.
+pub const SCREEN_SOURCE_TEXTS_MAX: usize = 200_000;
+/// Bytes of those texts; past it, fewer stand for all.
+pub const SCREEN_SOURCE_BYTES_MAX: usize = 256 << 20;
+/// Different values of a screen's column `slice`.
+pub const SCREEN_SLICES_MAX: usize = 64;
+/// Questions that training a screen may put to the reasoner, where nobody says another number.
+pub const SCREEN_LABEL_BUDGET: u64 = 1_000;
+/// The same at the most.
+pub const SCREEN_LABEL_BUDGET_MAX: u64 = 1_000_000;
+/// Probability with which a screen's certificate may be wrong, where nobody says another.
+pub const SCREEN_DELTA: f64 = 0.05;
+/// Stored verdicts that a screen is trained on; the others are left for its certificate.
+pub const SCREEN_STORED_EXAMPLES_MAX: usize = 50_000;
+/// Bytes of the texts of stored verdicts that a screen is trained on.
+pub const SCREEN_STORED_BYTES_MAX: usize = 32 << 20;
+/// Share of the questions that go to training, where there are few labels to train on.
+pub const SCREEN_TRAIN_SHARE: f64 = 0.3;
+/// The same where there are labels enough of both kinds.
+pub const SCREEN_TRAIN_SHARE_KNOWN: f64 = 0.1;
+/// So many of each kind are enough.
+pub const SCREEN_KNOWN_EXAMPLES: usize = 200;
+/// Cleared texts that an audit asks about, where nobody says another number.
+pub const SCREEN_AUDIT_SAMPLE: u64 = 300;
 /// Screens whose weights a process keeps in memory.
 pub const SCREENS_LOADED_MAX: usize = 64;
 
@@ -223,6 +247,28 @@ pub const CRON_NOTICES_MAX: usize = 100;
 pub const CRON_SCHEDULE_BYTES_MAX: usize = 1_000;
 /// Days for which runs are kept, where the settings say nothing.
 pub const CRON_HISTORY_DAYS: u32 = 30;
+
+/// Rows of a classification's input that EXPLAIN reads for its estimate; further ones are projected.
+pub const ESTIMATE_ROWS_MAX: u64 = 100_000;
+/// Bytes of distinct texts that it reads for it.
+pub const ESTIMATE_BYTES_MAX: usize = 64 << 20;
+/// Milliseconds that it reads for it.
+pub const ESTIMATE_MS_MAX: u64 = 5_000;
+/// Distinct texts that it looks up at once.
+pub const ESTIMATE_CHUNK_TEXTS: usize = 1_024;
+/// Texts whose prompts it counts; those of further ones are projected.
+pub const ESTIMATE_TOKENS_TEXTS: usize = 4_096;
+/// Verdicts over which a model's rate is measured: the latest.
+pub const RATE_VERDICTS: u64 = 1_000;
+/// Verdicts among which these are looked for.
+pub const RATE_SEARCHED_MAX: u64 = 20_000;
+
+/// Questions of a role's day that a server counts as spent ahead; a server that is killed has spent them.
+pub const LIMIT_BLOCK_QUESTIONS: u64 = 256;
+/// The same for tokens.
+pub const LIMIT_BLOCK_TOKENS: u64 = 262_144;
+/// Milliseconds before a server looks again whether another one gave back something of a day that was spent.
+pub const LIMIT_RETRY_MS: i64 = 1_000;
 
 /// Where the server listens.
 pub const SERVER_LISTEN: &str = "127.0.0.1:5433";

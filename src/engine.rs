@@ -5,6 +5,7 @@
 //! Knows nothing of sockets, terminals or how rows are shown.
 
 mod calibrate;
+mod estimate;
 mod files;
 pub mod functions;
 pub mod golden;
@@ -14,6 +15,7 @@ pub mod procedures;
 pub(crate) mod publish;
 mod relations;
 mod roots;
+mod screens;
 pub mod script;
 mod session;
 
@@ -25,8 +27,9 @@ use crate::backend::endpoint::{Endpoint, is_address};
 use crate::backend::local::Local;
 use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
+use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
-use crate::config::{Config, endpoint_key};
+use crate::config::{Config, RolesLimits, endpoint_key};
 use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
@@ -63,6 +66,7 @@ pub struct Engine {
     /// The user's own policies, if any.
     folder: Option<Arc<Path>>,
     procedures: Arc<Vec<Procedure>>,
+    limits: Arc<DayLimits>,
 }
 
 impl Engine {
@@ -77,10 +81,9 @@ impl Engine {
             Ok::<_, Error>((store, backend(&config)?))
         });
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
-        Engine::with_backend(store, backend)
-            .await?
-            .with_policies(folder.as_deref())
-            .with_roots(roots)
+        let engine = Engine::with_backend(store, backend).await?;
+        screens::ship(&engine.store, &engine.policies, &engine.model).await?;
+        engine.with_policies(folder.as_deref()).with_roots(roots)
     }
 
     /// The same engine for sessions that read and write files only below these folders, which must be resolved (absolute,
@@ -115,7 +118,13 @@ impl Engine {
         let tables = store.schema_provider(check);
         let store_jobs = store.cron_provider();
         let model = backend.model().clone();
-        let classifier = classify::stack(Arc::clone(&policies), store.clone(), backend);
+        let limits = Arc::new(DayLimits::new(store.clone()));
+        let classifier = classify::stack(
+            Arc::clone(&policies),
+            store.clone(),
+            backend,
+            Arc::clone(&limits),
+        );
         let engine = Engine {
             store,
             policies,
@@ -127,10 +136,11 @@ impl Engine {
             functions: Arc::new(vec![publish::function(), calibrate::function()]),
             folder: None,
             procedures: Arc::default(),
+            limits,
         };
         // Views are of the shared schema, so that the first session makes them for all.
         let session = engine.session("safeguard");
-        for view in [store::LABELS_VIEW]
+        for view in [store::LABELS_VIEW, store::SPEND_VIEW]
             .into_iter()
             .chain(store::EVALUATION_VIEWS)
         {
@@ -167,7 +177,19 @@ impl Engine {
             context,
             user: user.to_owned(),
             guard: None,
+            payer: None,
         }
+    }
+
+    /// From now on each role may ask this much in a day, by this clock: sessions with [`Session::paid_by`], and work in the
+    /// background.
+    pub fn limit(&self, limits: RolesLimits, now: Now) {
+        self.limits.set(limits, now);
+    }
+
+    /// What each role may ask in a day.
+    pub fn limits(&self) -> &Arc<DayLimits> {
+        &self.limits
     }
 
     /// The verdict store.

@@ -33,6 +33,8 @@
 //!   content roots.
 //! - Every caller goes through the same classifier stack: there is no side door to the model.
 //! - A verdict is stored before it is returned. Unknown is undecided, never allowed.
+//! - A question is put only while the budgets of its statement, and the limits of whoever pays, have room for the most that
+//!   it can cost.
 //! - Every queue, cache, batch, text length and retry has a named limit in [`config`].
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

@@ -60,6 +60,10 @@ impl Backend for Script {
         prompt.text.split_whitespace().count() as u64
     }
 
+    fn decodes_most(&self, prompt: &Prompt) -> u64 {
+        if prompt.mode == Mode::Score { 0 } else { 10 }
+    }
+
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {
         let says = |word| prompt.text.contains(word);
         self.efforts

@@ -274,10 +274,10 @@ const DONE: &[(&str, &str, &[&str])] = &[
         "name,version,digest,title,labels,published_at,note\n\
          name,version,digest,text,labels,published_at,published_by,note\n\
          verdict_digest,policy,policy_version,policy_digest,text_digest,label,violates,score,rationale,rules,reason,\
-         stage,mode,effort,model,model_digest,tokens_in,tokens_out,judged_at,gap\n\
+         stage,mode,effort,model,model_digest,tokens_in,tokens_out,judged_at,gap,seconds\n\
          policy,text_digest,label,violates,stage,source,judged_at\n\
          id,started_at,user,statement,status,rows,distinct_texts,recalled,screened,asked,undecided,tokens_in,\
-         tokens_out,seconds\n",
+         tokens_out,seconds,role,model,busy_seconds\n",
         &[],
     ),
 ];
@@ -349,7 +349,7 @@ fn a_store_that_is_not_plainly_ours_is_left_as_it_is() {
         (
             // SQLite keeps user_version in its header.
             |file| file[60..64].copy_from_slice(&99_u32.to_be_bytes()),
-            "store data/verdicts.db has format 99, written by a newer safeguard; this one knows up to 8 (left as it is)",
+            "store data/verdicts.db has format 99, written by a newer safeguard; this one knows up to 9 (left as it is)",
         ),
     ];
     for (harm, expected) in cases {

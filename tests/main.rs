@@ -4,12 +4,16 @@
 mod auto;
 /// Backfills and the queue on a scripted backend, killed and failing.
 mod backfills;
+/// What may be asked, exactly: budgets of statements.
+mod budgets;
 /// Real PostgreSQL clients against the server.
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
 /// A model on servers, against a double.
 mod endpoint;
+/// What EXPLAIN says before anything is asked.
+mod estimates;
 /// Content in files.
 mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
@@ -34,6 +38,8 @@ mod screens;
 mod slt;
 /// The rules of the house.
 mod tidy;
+/// Screens trained: cut short, within their budgets, beside another reasoner.
+mod training;
 /// Who may log in, by the command line.
 mod users;
 /// The server over its wire.

@@ -158,6 +158,7 @@ async fn what_cannot_be_replayed_is_an_error_or_says_why() {
         model_digest: "md".into(),
         tokens_in: 0,
         tokens_out: 0,
+        seconds: None,
         judged_at: 7,
     };
     let store = run.engine.store().clone();

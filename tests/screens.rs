@@ -346,3 +346,29 @@ async fn what_is_cleared_and_escalated_is_told() {
         )
     );
 }
+
+/// What a screen will decide is not estimated as asked; its verdicts are a stage of their own in what was spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn estimates_and_spending_know_screens() {
+    let mut setting = Setting::new("", false).await;
+    let explain = "EXPLAIN SELECT safeguard_classify('p', t) FROM posts";
+    let estimate = |rows: Vec<Vec<String>>| rows.last().unwrap()[1].clone();
+    let (asked, rows) = setting.asks(explain).await;
+    let said = estimate(rows);
+    let want = "stored: 0 (0.0%), decided by a screen: 300, to be asked: 100";
+    assert!(asked == 0 && said.contains(want), "{said}");
+    setting.asks(STAGES).await;
+    let (_, rows) = setting.asks(explain).await;
+    let said = estimate(rows);
+    let want = "stored: 100 (25.0%), decided by a screen: 300, to be asked: 0";
+    assert!(said.contains(want), "{said}");
+    let spend = "SELECT stage, \"rows\", seconds >= 0, share <= 1, reasoning_share <= 1 FROM safeguard.spend ORDER BY stage";
+    let (_, rows) = setting.asks(spend).await;
+    assert_eq!(
+        rows,
+        [
+            ["reason", "100", "true", "true", "true"],
+            ["screen", "300", "true", "true", "true"]
+        ]
+    );
+}

@@ -11,7 +11,8 @@ use super::prefixes::PrefixKey;
 use super::queue::Queue;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, PromptPolicy, Reply, nano};
 use crate::config::{
-    IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX, PREFIX_LENGTHS_MAX, device_choice,
+    ANALYSIS_TOKENS_MAX, IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX,
+    PREFIX_LENGTHS_MAX, device_choice,
 };
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use crate::model::{GptOss, Precision, chosen_device};
@@ -242,6 +243,15 @@ impl Backend for Local {
         prefix
             .zip(suffix)
             .map_or(0, |(prefix, suffix)| (prefix + suffix.len()) as u64)
+    }
+
+    fn decodes_most(&self, prompt: &Prompt) -> u64 {
+        let most = self.harmony.template().analysis_tokens_max;
+        match prompt.mode {
+            Mode::Score => 0,
+            // The one more ends the analysis.
+            Mode::Reason | Mode::Auto => most.min(ANALYSIS_TOKENS_MAX) as u64 + 1,
+        }
     }
 
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {

@@ -15,6 +15,7 @@ mod prefixes;
 mod queue;
 mod schedule;
 
+use crate::config::ANALYSIS_TOKENS_MAX;
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -48,6 +49,15 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Prompt tokens that [`Backend::ask`] would read for this prompt; 0 where it would not read it (a policy or a text
     /// over its limit). Asks no model.
     fn tokens(&self, prompt: &Prompt) -> u64;
+
+    /// The most tokens that [`Backend::ask`] can decode for this prompt.
+    fn decodes_most(&self, prompt: &Prompt) -> u64 {
+        match prompt.mode {
+            Mode::Score => 0,
+            // The one more ends the analysis.
+            Mode::Reason | Mode::Auto => ANALYSIS_TOKENS_MAX as u64 + 1,
+        }
+    }
 
     /// The reply to one prompt. Waits where too many are in flight; dropping the future cancels the work. The reply does
     /// not depend on what else is in flight.

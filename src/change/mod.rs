@@ -12,6 +12,7 @@ pub mod evaluation;
 mod measure;
 pub mod replay;
 pub mod report;
+mod screen;
 pub mod source;
 pub mod stats;
 mod subject;
@@ -25,5 +26,7 @@ pub fn functions() -> Vec<Function> {
         backtest::function(),
         diff::function(),
         replay::function(),
+        screen::train::function(),
+        screen::audit::function(),
     ]
 }

@@ -15,6 +15,7 @@
 //!   OOPSLA 2014).
 
 use crate::config::BOOTSTRAP_ROUNDS;
+use crate::screen::sample::{STEP, mix};
 
 /// Confidence of every interval that is shown.
 pub const CONFIDENCE: f64 = crate::config::EVALUATION_CONFIDENCE;
@@ -222,11 +223,9 @@ impl Random {
         reason = "an iterator that never ends would wrap every number in an Option"
     )]
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+        let bits = mix(self.0);
+        self.0 = self.0.wrapping_add(STEP);
+        bits
     }
 
     /// A whole number below `n`, each as likely as any other.

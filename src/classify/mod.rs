@@ -2,12 +2,15 @@
 //!
 //! Takes requests from SQL, gives decisions: [`recall`] answers from the store what was decided before and stores what
 //! is decided now, before it is returned; [`reasoner`] puts the rest to the model. In front of both, [`cascade`] says
-//! which facts mode `auto` wants, by a threshold that [`calibrate`] chose; with `safeguard.answer = queue` it is [`queued`]
-//! that answers. First of all, [`screen`] decides what a certified screen may, where nothing is stored of the model's. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
+//! which facts mode `auto` wants, by a threshold that [`calibrate`] chose; [`limits`] says what a role may still ask today; with `safeguard.answer = queue` it is [`queued`]
+//! that answers. First of all, [`screen`] decides what a certified screen may, where nothing is stored of the model's; [`forecast`] says what would be asked. There is no other way to the model. Knows policies, the store and a backend; knows nothing of SQL, prompts' format or tensors.
 
 pub mod calibrate;
 pub mod cascade;
 mod flight;
+pub mod forecast;
+pub mod limits;
+mod meter;
 pub mod queued;
 pub mod reasoner;
 pub mod recall;
@@ -24,9 +27,10 @@ pub fn stack(
     policies: Arc<Registry>,
     store: Store,
     backend: Arc<dyn Backend>,
+    limits: Arc<limits::DayLimits>,
 ) -> Arc<screen::Screening> {
     let identity = backend.model().clone();
-    let reasoner = reasoner::Reasoner::new(Arc::clone(&policies), backend);
+    let reasoner = reasoner::Reasoner::new(Arc::clone(&policies), backend, limits);
     let recall = recall::Recall::new(
         Arc::clone(&policies),
         store.clone(),

@@ -68,6 +68,7 @@ impl Cascade {
                     judged_at: now(),
                     tokens_in: 0,
                     tokens_out: 0,
+                    seconds: 0.0,
                     source: Source::Unasked,
                 };
                 Ok((*place, Err(Undecided { reason, provenance })))

@@ -1,30 +1,42 @@
 //! The last stage: each text is put to the model.
 //!
 //! Takes requests, gives verdicts as replies come, many texts in flight. A text that the model cannot judge is
-//! undecided; only a policy that cannot be put to it at all, or a backend that has stopped, fails the request.
+//! undecided; only a policy that cannot be put to it at all, or a backend that has stopped, fails the request. A question
+//! is put when the statement's budgets and the limits of whoever pays have room for the most that it can cost; what it did
+//! not cost is given back. A question that is given up has cost its prompt.
 
+use super::limits::DayLimits;
+use super::meter::Meter;
 use crate::backend::{Answer, Backend, BackendError, NoAnswer, Prompt, PromptPolicy, Reply};
-use crate::config::IN_FLIGHT_TEXTS_MAX;
+use crate::config::{IN_FLIGHT_TEXTS_MAX, Role};
 use crate::policy::{Registry, Version};
 use crate::store::now;
 use futures::stream::{self, BoxStream, StreamExt};
 use safeguard_udfs::{
-    Answer as Wait, Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source,
-    Stage, Undecided, Verdict,
+    Answer as Wait, Classifier, ClassifyError, Cost, Decision, Promise, Provenance, Reason,
+    Request, Source, Stage, Undecided, Verdict,
 };
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Asks a backend.
 #[derive(Debug)]
 pub struct Reasoner {
     policies: Arc<Registry>,
     backend: Arc<dyn Backend>,
+    limits: Arc<DayLimits>,
+    meter: Arc<Meter>,
 }
 
 impl Reasoner {
-    /// Policies to resolve and a backend to ask.
-    pub fn new(policies: Arc<Registry>, backend: Arc<dyn Backend>) -> Self {
-        Self { policies, backend }
+    /// Policies to resolve, a backend to ask, and what roles may ask of it.
+    pub fn new(policies: Arc<Registry>, backend: Arc<dyn Backend>, limits: Arc<DayLimits>) -> Self {
+        Self {
+            policies,
+            backend,
+            limits,
+            meter: Arc::default(),
+        }
     }
 
     fn questions(&self, request: &Request) -> Result<Questions, ClassifyError> {
@@ -39,6 +51,8 @@ impl Reasoner {
             version,
             policy,
             backend: Arc::clone(&self.backend),
+            limits: Arc::clone(&self.limits),
+            meter: Arc::clone(&self.meter),
             request: request.clone(),
         })
     }
@@ -84,7 +98,41 @@ struct Questions {
     version: Arc<Version>,
     policy: Arc<PromptPolicy>,
     backend: Arc<dyn Backend>,
+    limits: Arc<DayLimits>,
+    meter: Arc<Meter>,
     request: Request,
+}
+
+/// Room for one question, in the statement's budgets and in the limits of whoever pays.
+struct Room {
+    statement: Promise,
+    day: Option<Promise>,
+    /// What it is given up for, should it not be answered: its prompt.
+    least: Cost,
+}
+
+impl Room {
+    fn put(&mut self, again: bool) {
+        self.statement.put(of_statement(self.least, again));
+        if let Some(day) = &mut self.day {
+            day.put(self.least);
+        }
+    }
+
+    fn settle(self, again: bool, spent: Cost) {
+        self.statement.settle(of_statement(spent, again));
+        if let Some(day) = self.day {
+            day.settle(spent);
+        }
+    }
+}
+
+/// A statement counts texts, not questions.
+fn of_statement(cost: Cost, again: bool) -> Cost {
+    Cost {
+        questions: if again { 0 } else { cost.questions },
+        ..cost
+    }
 }
 
 impl Questions {
@@ -110,6 +158,7 @@ impl Questions {
             judged_at: now(),
             tokens_in: 0,
             tokens_out: 0,
+            seconds: 0.0,
             source,
         }
     }
@@ -119,38 +168,106 @@ impl Questions {
         Err(Undecided { reason, provenance })
     }
 
-    async fn ask(&self, i: usize) -> Result<Decision, ClassifyError> {
-        let stored_only = self.request.settings.answer == Wait::Stored;
-        let may_begin = || {
-            let request = &self.request;
-            request.tally.begin(request.again, || self.tokens(i))
+    /// Room for a question; `None` where a budget or a limit has none left.
+    async fn room(&self, i: usize) -> Result<Option<Room>, ClassifyError> {
+        let tally = &self.request.tally;
+        let payer = tally.payer().and_then(|payer| Role::parse(payer));
+        let limits = payer.map(|payer| self.limits.of(payer)).unwrap_or_default();
+        let counts = tally.counts_tokens() || limits.tokens_per_day.is_some();
+        let prompt = if counts { self.tokens(i) } else { 0 };
+        // What the model does not read costs nothing.
+        let decoded = match prompt {
+            0 => 0,
+            _ => self.backend.decodes_most(&self.prompt(i)),
         };
-        if stored_only || !may_begin() {
-            return Ok(self.undecided(Reason::Budget, Source::Unasked));
+        let most = prompt.saturating_add(decoded);
+        let Some(statement) = tally.reserve(self.request.again, most).await else {
+            return Ok(None);
+        };
+        let day = match payer {
+            None => None,
+            Some(payer) => {
+                let reserved = self.limits.reserve(payer, || most).await;
+                match reserved.map_err(|e| ClassifyError::Store(e.to_string()))? {
+                    Ok(day) => day,
+                    Err(spent) => {
+                        tally.note(spent.note);
+                        tally.put_off(spent.until);
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        let least = Cost {
+            questions: 1,
+            tokens: prompt,
+        };
+        Ok((!tally.is_late()).then_some(Room {
+            statement,
+            day,
+            least,
+        }))
+    }
+
+    async fn ask(&self, i: usize) -> Result<Decision, ClassifyError> {
+        let (tally, again) = (&self.request.tally, self.request.again);
+        let out_of_budget = || Ok(self.undecided(Reason::Budget, Source::Unasked));
+        if self.request.settings.answer == Wait::Stored {
+            return out_of_budget();
         }
-        match self.backend.ask(self.prompt(i)).await {
-            Ok(reply) => Ok(self.decision(reply)),
+        let Some(mut room) = self.room(i).await? else {
+            return out_of_budget();
+        };
+        room.put(again);
+        let turn = self.meter.begin(Instant::now());
+        let reply = self.backend.ask(self.prompt(i));
+        let reply = match tally.deadline() {
+            None => reply.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), reply).await {
+                Ok(reply) => reply,
+                Err(_) => return out_of_budget(),
+            },
+        };
+        let seconds = turn.seconds(Instant::now());
+        drop(turn);
+        match reply {
+            Ok(reply) => {
+                let asked = !matches!(reply.answer, Answer::TooLong { .. });
+                let spent = Cost {
+                    questions: u64::from(asked),
+                    tokens: reply.tokens_in.saturating_add(reply.tokens_out),
+                };
+                room.settle(again, spent);
+                Ok(self.decision(reply, seconds))
+            }
             Err(BackendError::Model(why)) => {
                 tracing::warn!(policy = %self.version.reference(), why, "a text is undecided: error");
-                let request = &self.request;
-                request.tally.fault(&request.texts[i], why);
+                tally.fault(&self.request.texts[i], why);
                 Ok(self.undecided(Reason::Error, Source::Asked))
             }
             Err(e @ (BackendError::PolicyTooLong { .. } | BackendError::Labels(_))) => {
+                room.settle(again, Cost::default());
                 Err(ClassifyError::InvalidPolicy {
                     name: self.version.reference().to_string(),
                     why: e.to_string(),
                 })
             }
-            Err(BackendError::Unsupported(why)) => Err(ClassifyError::Unsupported(why)),
-            Err(e) => Err(ClassifyError::Backend(e.to_string())),
+            Err(BackendError::Unsupported(why)) => {
+                room.settle(again, Cost::default());
+                Err(ClassifyError::Unsupported(why))
+            }
+            Err(e) => {
+                room.settle(again, Cost::default());
+                Err(ClassifyError::Backend(e.to_string()))
+            }
         }
     }
 
-    fn decision(&self, reply: Reply) -> Decision {
+    fn decision(&self, reply: Reply, seconds: f64) -> Decision {
         let asked = || Provenance {
             tokens_in: reply.tokens_in,
             tokens_out: reply.tokens_out,
+            seconds,
             ..self.provenance(Source::Asked)
         };
         let (index, probabilities, analysis, reasoned) = match reply.answer {

@@ -249,6 +249,7 @@ impl Asked {
             model_digest: Arc::clone(&self.recall.model.digest),
             tokens_in: provenance.tokens_in,
             tokens_out: provenance.tokens_out,
+            seconds: (provenance.source != Source::Recalled).then_some(provenance.seconds),
             judged_at: provenance.judged_at,
         })
     }
@@ -274,6 +275,7 @@ fn decision(record: &Record) -> Decision {
         judged_at: record.judged_at,
         tokens_in: record.tokens_in,
         tokens_out: record.tokens_out,
+        seconds: 0.0,
         source: Source::Recalled,
     };
     let Some(label) = &record.label else {

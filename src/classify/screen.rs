@@ -18,6 +18,7 @@ use safeguard_udfs::{
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 type Decided = Result<(usize, Decision), ClassifyError>;
 
@@ -33,7 +34,7 @@ const EFFORT: &str = "none";
 /// The first stage of all.
 #[derive(Debug, Clone)]
 pub struct Screening {
-    cascade: Cascade,
+    pub(super) cascade: Cascade,
     loaded: Arc<Mutex<HashMap<Digest, Screen>>>,
 }
 
@@ -63,7 +64,10 @@ impl Screening {
     }
 
     /// The screen that may decide for this request, if any.
-    async fn in_force(&self, request: &Request) -> Result<Option<InForce>, ClassifyError> {
+    pub(super) async fn in_force(
+        &self,
+        request: &Request,
+    ) -> Result<Option<InForce>, ClassifyError> {
         let version = self.cascade.policies.resolve(&request.policy)?;
         let asked = request.settings.screen && !request.fresh && !request.again;
         if !asked || version.number == 0 || version.policy.screen == ScreenUse::Never {
@@ -144,7 +148,10 @@ impl Screening {
     }
 
     /// What the model said before of each text, undecided included.
-    async fn stored(&self, request: &Request) -> Result<Vec<Option<Decision>>, ClassifyError> {
+    pub(super) async fn stored(
+        &self,
+        request: &Request,
+    ) -> Result<Vec<Option<Decision>>, ClassifyError> {
         let mut settings = request.settings.as_ref().clone();
         settings.retry_undecided = false;
         let all = Request {
@@ -164,14 +171,16 @@ impl Screening {
         let mut settled = Settled::default();
         for places in places.chunks(STORE_COMMIT_ROWS_MAX) {
             let texts = places.iter().map(|i| Arc::clone(&request.texts[*i]));
+            let began = Instant::now();
             let scores = in_force.scores(texts.collect()).await;
+            let each = began.elapsed().as_secs_f64() / places.len() as f64;
             let mut keyed = Vec::new();
             for (place, score) in places.iter().zip(scores) {
                 match in_force.decides(score) {
                     None => settled.escalated.push(*place),
                     Some(violates) => {
                         let text = text_digest(&request.texts[*place]);
-                        keyed.push((*place, in_force.record(text, score, violates)));
+                        keyed.push((*place, in_force.record(text, (score, each), violates)));
                     }
                 }
             }
@@ -206,13 +215,13 @@ struct Settled {
 }
 
 /// A screen that may decide under one version of a policy.
-struct InForce {
+pub(super) struct InForce {
     screen: Screen,
     digest: Digest,
     clear_below: f64,
     /// With the label that it gives.
     convict: Option<(f64, Arc<str>)>,
-    version: Arc<Version>,
+    pub(super) version: Arc<Version>,
     /// `screen 9f3a2b1c0d4e`
     name: Arc<str>,
     model_digest: Arc<str>,
@@ -234,7 +243,7 @@ impl InForce {
         }
     }
 
-    async fn scores(&self, texts: Vec<Arc<str>>) -> Vec<f64> {
+    pub(super) async fn scores(&self, texts: Vec<Arc<str>>) -> Vec<f64> {
         let screen = self.screen.clone();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let scored = tokio::task::spawn_blocking(move || screen.scores(&texts, threads));
@@ -242,7 +251,7 @@ impl InForce {
     }
 
     /// Whether a text with this score violates; `None` where the screen does not say.
-    fn decides(&self, score: f64) -> Option<bool> {
+    pub(super) fn decides(&self, score: f64) -> Option<bool> {
         match &self.convict {
             Some((above, _)) if score >= *above => Some(true),
             _ => (score < self.clear_below).then_some(false),
@@ -266,7 +275,7 @@ impl InForce {
         *hasher.finalize().as_bytes()
     }
 
-    fn record(&self, text: Digest, score: f64, violates: bool) -> Record {
+    fn record(&self, text: Digest, (score, seconds): (f64, f64), violates: bool) -> Record {
         let policy = &self.version.policy;
         let label = match &self.convict {
             Some((_, label)) if violates => label,
@@ -292,6 +301,7 @@ impl InForce {
             model_digest: Arc::clone(&self.model_digest),
             tokens_in: 0,
             tokens_out: 0,
+            seconds: Some(seconds),
             judged_at: now(),
         }
     }
@@ -315,6 +325,7 @@ impl InForce {
                 judged_at: record.judged_at,
                 tokens_in: 0,
                 tokens_out: 0,
+                seconds: 0.0,
                 source: if recalled {
                     Source::Recalled
                 } else {

@@ -10,6 +10,7 @@
 //! [`CALIBRATION_RISK`]; "Learn then Test" (Angelopoulos et al. 2021, arXiv:2110.01052) is the same idea for thresholds.
 
 use crate::config::{CALIBRATION_RISK, CALIBRATION_STEPS};
+use crate::screen::certify::exact;
 
 /// A golden row's score.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,38 +97,12 @@ fn ranks(rows: &[Scored], first: usize) -> Vec<usize> {
 
 /// Probability of `right` or more of `rows`, where each is right with probability `p` (0 < p < 1).
 fn at_least(rows: usize, right: usize, p: f64) -> f64 {
-    let wrong_odds = ((1.0 - p) / p).ln();
-    // In logarithms, relative to the largest so far: p^rows can be too small for a float.
-    let (mut term, mut sum) = (rows as f64 * p.ln(), 1.0);
-    let mut top = term;
-    for wrong in 0..rows - right {
-        term += ((rows - wrong) as f64 / (wrong + 1) as f64).ln() + wrong_odds;
-        if term > top {
-            sum = sum * (top - term).exp() + 1.0;
-            top = term;
-        } else {
-            sum += (term - top).exp();
-        }
-    }
-    (top + sum.ln()).exp().min(1.0)
+    exact::binomial(rows as u64, (rows - right) as u64, 1.0 - p)
 }
 
 /// Clopper and Pearson's lower bound on the share of right ones: below it, so many right ones are less likely than `risk`.
 fn lower_bound(rows: usize, right: usize, risk: f64) -> f64 {
-    if right == 0 {
-        return 0.0;
-    }
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    // Halved until a float has no digits left for more.
-    for _ in 0..53 {
-        let middle = f64::midpoint(low, high);
-        if at_least(rows, right, middle) <= risk {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    low
+    exact::share_kept(rows as u64, (rows - right) as u64, risk)
 }
 
 #[cfg(test)]

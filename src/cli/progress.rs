@@ -83,6 +83,7 @@ mod tests {
             undecided: vec![(Reason::Truncated, 3)],
             tokens_in: 0,
             tokens_out: 0,
+            busy_seconds: 0.0,
             elapsed: Duration::from_secs(25),
         };
         assert_eq!(

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a user may do; each may what the ones before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Labels.
     Reader,
@@ -49,6 +49,39 @@ impl Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What a role may ask in a day; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleLimits {
+    /// Questions put to the model.
+    pub asked_per_day: Option<u64>,
+    /// Tokens, prompt and decoded.
+    pub tokens_per_day: Option<u64>,
+}
+
+/// What each role may ask in a day, all its users and jobs together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolesLimits {
+    /// [`Role::Reader`], who asks nothing.
+    pub reader: RoleLimits,
+    /// [`Role::Analyst`], and what waits in the queue.
+    pub analyst: RoleLimits,
+    /// [`Role::Admin`], with jobs and backfills.
+    pub admin: RoleLimits,
+}
+
+impl RolesLimits {
+    /// Those of a role.
+    pub fn of(&self, role: Role) -> RoleLimits {
+        match role {
+            Role::Reader => self.reader,
+            Role::Analyst => self.analyst,
+            Role::Admin => self.admin,
+        }
     }
 }
 
@@ -124,6 +157,8 @@ options! {
     cron_timezone: String,
     /// Days for which runs of jobs are kept; 0 for ever.
     cron_history_days: u32,
+    /// What each role may ask in a day.
+    limits: RolesLimits,
 }
 
 /// Two PEM files.
@@ -191,6 +226,8 @@ pub struct ServeConfig {
     pub progress: Option<Duration>,
     /// How jobs are run.
     pub cron: CronConfig,
+    /// What each role may ask in a day.
+    pub limits: RolesLimits,
 }
 
 impl ServeOptions {
@@ -283,6 +320,7 @@ impl ServeConfig {
                 .ok_or_else(|| ConfigError("startup_timeout_ms is 0, less than 1".to_owned()))?,
             shutdown: Duration::from_millis(options.shutdown_ms.unwrap_or(SERVER_SHUTDOWN_MS)),
             progress: limit(options.progress_ms, PROGRESS_NOTICE_MS),
+            limits: options.limits.unwrap_or_default(),
             cron: cron(options.cron_timezone.as_deref(), options.cron_history_days)?,
             engine: Config {
                 data_dir: Some(options.data_dir.unwrap_or_else(|| "safeguard-data".into())),

@@ -29,7 +29,8 @@ fn the_example_lists_every_key_and_says_the_defaults() {
     assert_eq!(listed, known);
     ServeOptions::parse(&all).unwrap();
     for key in ServeOptions::KEYS {
-        let at = EXAMPLE.find(&format!("{key} = ")).unwrap();
+        let at = EXAMPLE.find(&format!("{key} = "));
+        let at = at.or_else(|| EXAMPLE.find(&format!("{key}."))).unwrap();
         let before = EXAMPLE[..at].trim_end_matches("# ").lines().last().unwrap();
         assert!(before.starts_with("# "), "{key} is not explained");
     }
@@ -190,6 +191,44 @@ fn others_need_users_and_tls() {
         config.may_listen(0).unwrap_err().to_string(),
         "will not listen on [::]:1 without users (safeguard user add); allow_insecure says that this is meant"
     );
+}
+
+#[test]
+fn limits_of_a_day_are_each_roles() {
+    let section =
+        "model = 'nano'\n[limits.analyst]\nasked_per_day = 5\n[limits.admin]\ntokens_per_day = 0";
+    let dotted =
+        "limits.analyst.asked_per_day = 5\nlimits.admin = { tokens_per_day = 0 }\nmodel = 'nano'";
+    for text in [section, dotted] {
+        let limits = config(text).unwrap().limits;
+        let of = |role| {
+            let RoleLimits {
+                asked_per_day,
+                tokens_per_day,
+            } = limits.of(role);
+            (asked_per_day, tokens_per_day)
+        };
+        assert_eq!(of(Role::Reader), (None, None), "{text}");
+        assert_eq!(of(Role::Analyst), (Some(5), None), "{text}");
+        assert_eq!(of(Role::Admin), (None, Some(0)), "{text}");
+    }
+    let wrong = [
+        (
+            "[limits.boss]\nasked_per_day = 5",
+            "line 1: unknown field `boss`, expected one of `reader`, `analyst`, `admin`",
+        ),
+        (
+            "[limits.admin]\nasked = 5",
+            "line 2: unknown field `asked`, expected `asked_per_day` or `tokens_per_day`",
+        ),
+        (
+            "[limits.admin]\nasked_per_day = -1",
+            "line 2: invalid value: integer `-1`, expected u64",
+        ),
+    ];
+    for (text, want) in wrong {
+        assert_eq!(config(text).unwrap_err(), want, "{text}");
+    }
 }
 
 #[test]

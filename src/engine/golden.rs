@@ -53,21 +53,7 @@ pub async fn read(
     said: &str,
     policy: &Policy,
 ) -> Result<Golden, Error> {
-    let (query, named) = match is_query(said) {
-        true => {
-            let query = said.trim().trim_end_matches(';');
-            (query.to_owned(), "the golden query".to_owned())
-        }
-        false => {
-            let table = TableReference::from(said);
-            if !session.context().table_exist(table.clone())? {
-                let why = format!("table '{said}' not found");
-                return Err(DataFusionError::Plan(why).into());
-            }
-            let query = format!("SELECT * FROM {}", table.to_quoted_string());
-            (query, format!("table {said}"))
-        }
-    };
+    let (query, named) = query_of(session, said, "the golden query").await?;
     let columns = session.query_columns(&query).await?;
     let has = |name: &str| columns.index_of(name).is_ok();
     if !has("text") || !has("label") {
@@ -98,6 +84,28 @@ pub async fn read(
         source: said.trim().into(),
         rows: set.rows(),
     })
+}
+
+/// The query that somebody named by a table or a query, and what to call it in messages.
+///
+/// # Errors
+/// There is no such table.
+pub async fn query_of(
+    session: &Session,
+    said: &str,
+    called: &str,
+) -> Result<(String, String), Error> {
+    if is_query(said) {
+        let query = said.trim().trim_end_matches(';');
+        return Ok((query.to_owned(), called.to_owned()));
+    }
+    let table = TableReference::from(said);
+    if !session.context().table_exist(table.clone())? {
+        let why = format!("table '{said}' not found");
+        return Err(DataFusionError::Plan(why).into());
+    }
+    let query = format!("SELECT * FROM {}", table.to_quoted_string());
+    Ok((query, format!("table {said}")))
 }
 
 fn is_query(said: &str) -> bool {

@@ -4,7 +4,9 @@
 
 use super::Engine;
 use futures::TryStreamExt;
-use safeguard_udfs::{Classifier, ClassifyError, Decision, Request, SafeguardSettings, Statement};
+use safeguard_udfs::{
+    Answer, Classifier, ClassifyError, Decision, Request, SafeguardSettings, Statement,
+};
 use std::sync::Arc;
 
 /// How texts are to be judged.
@@ -22,7 +24,7 @@ impl Engine {
     /// The decision about each of these distinct texts, in their order; counted on the statement's account.
     ///
     /// # Errors
-    /// As [`Classifier::classify`].
+    /// As [`Classifier::classify`]; too many undecided of all that the statement judged so far.
     pub async fn judge(
         &self,
         asking: &Asking,
@@ -43,6 +45,11 @@ impl Engine {
         while let Some((i, decision)) = decided.try_next().await? {
             tally.decided(&decision);
             decisions[i] = Some(decision);
+        }
+        // When all are there: what is undecided at once, such as a text that is too long, comes first. Whoever only looks
+        // things up expects not to find them.
+        if asking.settings.answer != Answer::Stored {
+            tally.check_undecided(asking.settings.max_undecided_ratio)?;
         }
         let all = decisions
             .into_iter()

@@ -4,7 +4,8 @@
 //! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
 
 use super::script::{self, Statement};
-use super::{Engine, files, notice, procedures, relations};
+use super::{Engine, estimate, files, notice, procedures, relations};
+use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -16,7 +17,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use safeguard_udfs::{SafeguardSettings, Summary, Tally};
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct Session {
     pub(super) context: SessionContext,
     pub(super) user: String,
     pub(super) guard: Option<Guard>,
+    /// Against whose limits of a day its questions count.
+    pub(super) payer: Option<Role>,
 }
 
 /// A statement that is running.
@@ -108,6 +111,13 @@ impl Session {
         let guarded = Arc::new(Guarded(Arc::clone(&guard)));
         state.write().config_mut().set_extension(guarded);
         self.guard = Some(guard);
+        self
+    }
+
+    /// The same session, whose questions count against what this role may ask in a day.
+    #[must_use]
+    pub fn paid_by(mut self, role: Role) -> Session {
+        self.payer = Some(role);
         self
     }
 
@@ -187,7 +197,9 @@ impl Session {
         statement: &Statement,
         plan: Option<LogicalPlan>,
     ) -> Result<Running, Error> {
-        let scope = Arc::new(safeguard_udfs::Statement::new(self.settings()));
+        let payer = self.payer.map(|role| role.as_str().into());
+        let scope = safeguard_udfs::Statement::paid_by(self.settings(), payer);
+        let scope = Arc::new(scope);
         let ended = Ended {
             scope: Arc::clone(&scope),
             started_at: now(),
@@ -223,6 +235,7 @@ impl Session {
         }
         let state = self.context.state_ref();
         let tally = Arc::clone(scope.tally());
+        let most = scope.settings().max_undecided_ratio;
         state.write().config_mut().set_extension(scope);
         let state = self.context.state();
         let plan = match plan {
@@ -237,7 +250,13 @@ impl Session {
             return self.define(statement, plan, tally).await;
         }
         files::locations(&plan, &self.engine.roots)?;
-        rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+        let rows = rows_of(self.physical(&state, &plan).await?, state.task_ctx())?;
+        Ok(match &plan {
+            // What is written by then is written.
+            LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
+            LogicalPlan::Explain(explain) => estimate::with_estimates(self, &state, explain, rows),
+            _ => checked(rows, tally, most),
+        })
     }
 
     /// Runs what makes or drops something, or sets a setting; what is to be there after a restart is kept.
@@ -300,6 +319,9 @@ impl Session {
     /// gives its notices.
     pub async fn finish(&self, ended: Ended, end: End<'_>) -> Vec<String> {
         let summary = ended.progress();
+        if let Some(role) = self.payer {
+            self.engine.limits.rest(role).await;
+        }
         let mut notices = ended.scope.tally().notes();
         if summary.distinct_texts == 0 {
             return notices;
@@ -324,6 +346,9 @@ impl Session {
             tokens_in: summary.tokens_in,
             tokens_out: summary.tokens_out,
             seconds: summary.elapsed.as_secs_f64(),
+            role: self.payer.map(|role| role.to_string()),
+            model: Some(self.engine.model.name.to_string()),
+            busy_seconds: Some(summary.busy_seconds),
         };
         if let Err(e) = self.engine.store.append_query(row).await {
             notices.push(format!(
@@ -333,7 +358,7 @@ impl Session {
         notices
     }
 
-    fn settings(&self) -> SafeguardSettings {
+    pub(super) fn settings(&self) -> SafeguardSettings {
         let state = self.context.state();
         state
             .config_options()
@@ -399,4 +424,21 @@ fn rows_of(
     let schema = rows.schema();
     let rows = rows.map_err(move |e| files::named(e, &files));
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+}
+
+/// The same rows, and an error behind them where too many texts of the statement are undecided.
+fn checked(
+    rows: SendableRecordBatchStream,
+    tally: Arc<Tally>,
+    most: f64,
+) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let check = async move {
+        let checked = tally.check_undecided_in_all(most);
+        checked.map_err(|e| DataFusionError::External(Box::new(e)))
+    };
+    let failed = futures::stream::once(check)
+        .filter_map(|checked| futures::future::ready(checked.err().map(Err)));
+    let rows = rows.chain(failed);
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }

@@ -7,7 +7,7 @@
 use super::pace::{Pace, micros, pause};
 use super::spool;
 use crate::change::stats::{CONFIDENCE, wilson};
-use crate::config::{BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX};
+use crate::config::{BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX, Role};
 use crate::engine::{Asking, Engine};
 use crate::store::{
     Claimant, Claimed, Digest, Fate, Judging, QueueClaim, Settlement, Spent, Store, StoreError,
@@ -121,7 +121,8 @@ impl Worker {
         self.store().pending().notify_one();
         let at = (claimed.backfill, claimed.position);
         let work = of_chunk(&claimed);
-        let statement = Statement::new(work.settings.clone());
+        // Only admins begin backfills.
+        let statement = paid_by(Role::Admin, &work);
         let held = Held::Chunk(at.0, at.1);
         let judged = self
             .watched(stop, held, self.judge(&work, &statement))
@@ -135,6 +136,7 @@ impl Worker {
         }
         let settlement = self.settlement(judged.fates, judged.then, &statement);
         self.store().settle_chunk(at, settlement).await?;
+        self.engine.limits().rest(Role::Admin).await;
         Ok(true)
     }
 
@@ -145,7 +147,8 @@ impl Worker {
         self.store().pending().notify_one();
         let judge = claimed.judge;
         let work = of_queue(claimed);
-        let statement = Statement::new(work.settings.clone());
+        // Who put a text there is not kept: it counts as that of the least who may.
+        let statement = paid_by(Role::Analyst, &work);
         let held = Held::Queue(judge);
         let judged = self
             .watched(stop, held, self.judge(&work, &statement))
@@ -165,6 +168,7 @@ impl Worker {
         }
         let settlement = self.settlement(judged.fates, judged.then, &statement);
         self.store().settle_queue(judge, settlement).await?;
+        self.engine.limits().rest(Role::Analyst).await;
         Ok(true)
     }
 
@@ -290,6 +294,10 @@ impl Worker {
         let then = if backend {
             let said = said.unwrap_or_else(|| "no text could be judged".to_owned());
             self.back(work, &format!("backend: {said}"))
+        } else if let Some(until) = statement.tally().put_off_until() {
+            let notes = statement.tally().notes();
+            let reason = notes.into_iter().find(|note| note.starts_with("limits."));
+            Then::Back(until, format!("budget: {}", reason.unwrap_or_default()))
         } else if unspent {
             Then::Pause("budget: its tokens are spent".to_owned())
         } else if errors > 0 {
@@ -337,6 +345,11 @@ fn reason(decision: &Decision) -> Option<Reason> {
 /// Whether what was decided is a fact.
 fn is_judged(decision: &Decision) -> bool {
     reason(decision).is_none_or(Reason::is_fact)
+}
+
+/// The account of some work, against a role's limits of a day.
+fn paid_by(role: Role, work: &Work) -> Statement {
+    Statement::paid_by(work.settings.clone(), Some(role.as_str().into()))
 }
 
 /// Nothing came of it, and nobody is to blame.

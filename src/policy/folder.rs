@@ -1,5 +1,5 @@
 //! Policies on disk, `<folder>/<name>/policy.md` or `<folder>/<name>.md`, with golden sets `<folder>/<name>/golden.csv`, and
-//! the shipped ones in the binary.
+//! the shipped ones in the binary, with their screens.
 //!
 //! Takes a folder and gives every policy that can be used and every error that names its file, so that one bad file
 //! hides no other policy. It does not lint and does not publish: that is for who knows the token count and the store.
@@ -46,6 +46,40 @@ const SHIPPED: &[(&str, &str, &str)] = shipped![
     "hate",
     "illicit",
     "keywords",
+    "self-harm",
+    "sexual",
+    "spam",
+    "toxicity",
+    "violence",
+];
+
+/// A screen that comes with the program: what `cargo bench --bench screens -- ship` made.
+#[derive(Debug, Clone, Copy)]
+pub struct ShippedScreen {
+    /// The policy's name.
+    pub policy: &'static str,
+    /// `screen.bin`.
+    pub weights: &'static [u8],
+    /// `screen.toml`.
+    pub certificate: &'static str,
+}
+
+/// The shipped screens: name, screen.bin, screen.toml.
+macro_rules! screens {
+    ($($name:literal),* $(,)?) => {
+        &[$(ShippedScreen {
+            policy: $name,
+            weights: include_bytes!(concat!("../../policies/", $name, "/screen.bin")),
+            certificate: include_str!(concat!("../../policies/", $name, "/screen.toml")),
+        }),*]
+    };
+}
+
+/// The screens inside the binary, by policy.
+pub const SCREENS: &[ShippedScreen] = screens![
+    "harassment",
+    "hate",
+    "illicit",
     "self-harm",
     "sexual",
     "spam",

@@ -7,8 +7,10 @@
 //! A screen knows spelling and no meaning. A long text dilutes what is in it, and a text of n-grams that training never
 //! saw scores like an empty one.
 
+pub mod certify;
 mod features;
 pub mod measure;
+pub mod sample;
 mod train;
 mod weights;
 

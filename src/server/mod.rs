@@ -42,6 +42,7 @@ use crate::engine::{self, Engine};
 use crate::error::Error;
 use crate::jobs::cron::{Host, Scheduler};
 use crate::jobs::{self, pace::Pace};
+use crate::store;
 use cancel::Registry;
 use catalog::{Catalog, Facts};
 use connection::Shutdown;
@@ -90,6 +91,7 @@ impl Shared {
             None => None,
         };
         let secret = engine.store().mock_secret().await?;
+        engine.limit(config.limits, Arc::new(store::now));
         Ok(Shared {
             mock: Mock::new(secret),
             engine,
@@ -105,7 +107,7 @@ impl Shared {
 
     /// A session that is no client's and has the functions that clients have.
     pub fn own_session(&self, user: &str) -> engine::Session {
-        let session = self.engine.session(user);
+        let session = self.engine.session(user).paid_by(Role::Admin);
         let options = SessionOptions::new(session.context());
         let facts = Facts {
             user: user.to_owned(),

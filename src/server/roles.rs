@@ -7,6 +7,7 @@
 use super::failure::Failure;
 use super::settings::Options;
 pub use crate::config::Role;
+use crate::config::RoleLimits;
 use crate::engine::functions::called;
 use crate::engine::procedures;
 use crate::store;
@@ -118,20 +119,59 @@ pub struct Permitted<O> {
     pub options: O,
     /// Whose they are.
     pub role: Role,
+    /// What the role may ask in a day: shown, and the server's to set.
+    pub limits: RoleLimits,
+}
+
+impl<O> Permitted<O> {
+    /// Settings that can only be read.
+    fn fixed(&self) -> [(&'static str, Option<u64>, &'static str); 2] {
+        [
+            (
+                "safeguard.asked_per_day",
+                self.limits.asked_per_day,
+                "most questions that all users of this role may put in a day",
+            ),
+            (
+                "safeguard.tokens_per_day",
+                self.limits.tokens_per_day,
+                "most tokens that all users of this role may spend in a day",
+            ),
+        ]
+    }
+
+    fn is_fixed(&self, name: &str) -> bool {
+        self.fixed().iter().any(|(fixed, ..)| *fixed == name)
+    }
+}
+
+fn shown(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }
 
 impl<O: Options> Options for Permitted<O> {
     fn get(&self, name: &str) -> Result<String, Failure> {
-        self.options.get(name)
+        match self.fixed().into_iter().find(|(fixed, ..)| *fixed == name) {
+            Some((_, limit, _)) => Ok(shown(limit)),
+            None => self.options.get(name),
+        }
     }
 
     fn set(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
+        if self.is_fixed(name) {
+            let why =
+                format!("parameter \"{name}\" cannot be changed without restarting the server");
+            return value.map_or(Ok(()), |_| Err(Failure::new("55P02", why)));
+        }
         check_setting(self.role, name, value)?;
         self.options.set(name, value)
     }
 
     fn all(&self) -> Vec<(String, String, String)> {
-        self.options.all()
+        let mut all = self.options.all();
+        let fixed = self.fixed().into_iter();
+        all.extend(fixed.map(|(name, limit, why)| (name.to_owned(), shown(limit), why.to_owned())));
+        all
     }
 
     fn follow(&self, name: &str, values: &[String]) {

@@ -352,6 +352,17 @@ const CASES: &[(&str, &str, &str)] = &[
         "permission denied for",
         PUBLISH,
     ),
+    // Training and auditing screens changes what is decided for everybody.
+    (
+        "SELECT * FROM safeguard_train_screen('spam', 0.9)",
+        "permission denied for function safeguard_train_screen",
+        "permission denied for function safeguard_train_screen",
+    ),
+    (
+        "SELECT * FROM safeguard_audit_screen('spam', 'posts')",
+        "permission denied for function safeguard_audit_screen",
+        "permission denied for function safeguard_audit_screen",
+    ),
     (
         "SELECT * FROM safeguard_calibrate('spam')",
         "permission denied for function safeguard_calibrate",

@@ -340,13 +340,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Handshake<'_, S> {
     fn open(&self, hello: &Hello, role: Role, pid: i32) -> Result<Session, Failure> {
         let engine = self.shared.engine.session(&hello.user);
         let guard = Arc::new(move |plan: &_| roles::check(role, plan).map_err(Into::into));
-        let engine = engine.guarded(guard);
+        let engine = engine.guarded(guard).paid_by(role);
         if role == Role::Reader {
             engine.set(roles::ANSWER, roles::STORED)?;
         }
         let options = Permitted {
             options: SessionOptions::new(engine.context()),
             role,
+            limits: self.shared.config.limits.of(role),
         };
         let settings = Settings::new(Arc::new(options), &hello.user, role == Role::Admin);
         let settings = Arc::new(settings);

@@ -133,6 +133,7 @@ pub(super) static VERDICTS: Table = Table {
         column("tokens_out", "v.tokens_out", Kind::Int),
         column("judged_at", "v.judged_at", Kind::Time),
         nullable("gap", "v.gap", Kind::Float),
+        nullable("seconds", "v.seconds", Kind::Float),
     ],
 };
 
@@ -207,6 +208,22 @@ pub(super) static QUERIES: Table = Table {
         column("tokens_in", "tokens_in", Kind::Int),
         column("tokens_out", "tokens_out", Kind::Int),
         column("seconds", "seconds", Kind::Float),
+        nullable("role", "role", Kind::Text),
+        nullable("model", "model", Kind::Text),
+        nullable("busy_seconds", "busy_seconds", Kind::Float),
+    ],
+};
+
+/// What counts as spent of each role's days.
+pub(super) static LIMIT_DAYS: Table = Table {
+    name: "limit_days",
+    from: "limit_days",
+    join: "",
+    columns: &[
+        column("day", "day * 86400000000", Kind::Time),
+        column("role", "role", Kind::Text),
+        column("asked", "asked", Kind::Int),
+        column("tokens", "tokens", Kind::Int),
     ],
 };
 

@@ -218,6 +218,7 @@ impl<'a> Fetch<'a> {
             model_digest: Arc::clone(&judge.model_digest),
             tokens_in: count(7)?,
             tokens_out: count(8)?,
+            seconds: None,
             judged_at: row.get(9)?,
         };
         Ok(Some(Arc::new(record)))

@@ -18,6 +18,7 @@ mod chunks;
 mod columns;
 mod create;
 mod cron;
+mod days;
 mod error;
 mod evaluations;
 mod filter;
@@ -28,6 +29,7 @@ mod payload;
 mod presence;
 mod queue;
 mod quoted;
+mod rates;
 mod readers;
 mod reading;
 mod records;
@@ -45,11 +47,13 @@ pub use chunks::{Claimant, Claimed, SpoolJob};
 pub use cron::{
     Claims, Due, JobChange, JobKey, JobRow, Missed, NewJob, Outcome, RESTARTED, RunRow, Started,
 };
+pub use days::DayLease;
 pub use error::StoreError;
 pub use evaluations::{EvaluatedText, EvaluationRow};
 pub use payload::SpoolRow;
 pub use presence::Presence;
 pub use queue::{Enqueued, QueueClaim};
+pub use rates::Rate;
 pub use records::{
     CalibrationRow, Digest, OverrideRow, QueryRow, Record, VersionRow, from_hex, now, text_digest,
     to_hex,
@@ -73,6 +77,9 @@ use writer::{Work, Writer};
 /// SQL that creates the view `safeguard.labels`: the current label of each policy and text, overrides first. To be run in
 /// a session whose schema `safeguard` is [`Store::schema_provider`].
 pub const LABELS_VIEW: &str = include_str!("../../sql/labels.sql");
+
+/// SQL that creates the view `safeguard.spend`, to be run likewise.
+pub const SPEND_VIEW: &str = include_str!("../../sql/spend.sql");
 
 /// SQL that creates views over evaluations, to be run likewise.
 pub const EVALUATION_VIEWS: [&str; 4] = [

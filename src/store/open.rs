@@ -27,13 +27,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/6.sql"),
     include_str!("../../sql/store/7.sql"),
     include_str!("../../sql/store/8.sql"),
+    include_str!("../../sql/store/9.sql"),
 ];
 
 /// The `user_version` that this program writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 26] = [
+const PARTS: [&str; 27] = [
     "judges",
     "verdicts",
     "policy_versions",
@@ -60,6 +61,7 @@ const PARTS: [&str; 26] = [
     "queue",
     "screen_weights",
     "screens",
+    "limit_days",
 ];
 
 /// Bytes of SQLite's smallest page.

@@ -73,6 +73,8 @@ pub struct Record {
     pub tokens_in: u64,
     /// Decoded tokens.
     pub tokens_out: u64,
+    /// The question's part of the backend's busy time; `None` where it was not measured. Recall does not read it.
+    pub seconds: Option<f64>,
     /// Microseconds since 1970-01-01 UTC.
     pub judged_at: i64,
 }
@@ -161,7 +163,7 @@ pub struct CalibrationRow {
 }
 
 /// What one statement that classified did and cost.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct QueryRow {
     /// Microseconds since 1970-01-01 UTC.
     pub started_at: i64,
@@ -189,6 +191,12 @@ pub struct QueryRow {
     pub tokens_out: u64,
     /// Wall time.
     pub seconds: f64,
+    /// Under which role's limits it asked; `None` where there was no server.
+    pub role: Option<String>,
+    /// The model that it asked, or would have.
+    pub model: Option<String>,
+    /// Its questions' part of the backend's busy time.
+    pub busy_seconds: Option<f64>,
 }
 
 #[cfg(test)]

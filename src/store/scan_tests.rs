@@ -47,6 +47,7 @@ async fn every_column_shows_what_was_stored() {
         "tokens_out Int64",
         "judged_at Timestamp(µs, \"+00:00\")",
         "gap Float64",
+        "seconds Float64",
     ];
     assert_eq!(names, expected);
     let rows = rows(&session, "SELECT * FROM safeguard.verdicts").await;
@@ -54,7 +55,7 @@ async fn every_column_shows_what_was_stored() {
     let record = verdict(2);
     let expected = format!(
         "{}|hate|1|{}|{}|allowed|false|2e-6|because of number 2|[H0.\"c\", H1.\"c\"]||score\
-         |auto|low|safeguard-nano|f32:00ff|102|2|2023-11-14T22:13:20.000002Z|0.002",
+         |auto|low|safeguard-nano|f32:00ff|102|2|2023-11-14T22:13:20.000002Z|0.002|",
         hex(record.verdict_digest),
         record.policy_digest,
         hex(record.text_digest),

@@ -40,6 +40,7 @@ pub(super) fn verdict(n: u64) -> Record {
         model_digest: "f32:00ff".into(),
         tokens_in: 100 + n,
         tokens_out: n % 10,
+        seconds: None,
         judged_at: 1_700_000_000_000_000 + i64::try_from(n).unwrap(),
     }
 }
@@ -409,6 +410,7 @@ async fn statements_are_numbered() {
         tokens_in: u64::MAX,
         tokens_out: 0,
         seconds: 0.25,
+        ..QueryRow::default()
     };
     let first = store.append_query(query.clone()).await.unwrap();
     assert_eq!(store.append_query(query).await.unwrap(), first + 1);

@@ -279,8 +279,8 @@ impl Pen {
         let sql =
             "INSERT INTO verdicts (verdict_digest, attempt, judge, text_digest, label, violates,
                        score, reason, tokens_in, tokens_out, judged_at, rules, rationale,
-                       gap)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                       gap, seconds)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
                    ON CONFLICT (verdict_digest, attempt) DO NOTHING";
         self.connection.prepare_cached(sql)?.execute(params![
             r.verdict_digest,
@@ -297,6 +297,7 @@ impl Pen {
             words(&r.rules),
             r.rationale,
             r.gap,
+            r.seconds,
         ])
     }
 
@@ -410,8 +411,8 @@ impl Pen {
     fn query(&self, q: &QueryRow) -> rusqlite::Result<i64> {
         let sql = "INSERT INTO queries (started_at, \"user\", statement, status, \"rows\",
                        distinct_texts, recalled, screened, asked, undecided, tokens_in, tokens_out,
-                       seconds)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+                       seconds, role, model, busy_seconds)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
         self.connection.prepare_cached(sql)?.insert(params![
             q.started_at,
             q.user,
@@ -426,6 +427,9 @@ impl Pen {
             count(q.tokens_in),
             count(q.tokens_out),
             q.seconds,
+            q.role,
+            q.model,
+            q.busy_seconds,
         ])
     }
 

@@ -6,6 +6,7 @@ mod affected;
 mod commands;
 mod faults;
 mod kills;
+mod limits;
 mod queue;
 mod steering;
 
@@ -102,6 +103,10 @@ impl Backend for Script {
 
     fn tokens(&self, prompt: &Prompt) -> u64 {
         prompt.text.split_whitespace().count() as u64
+    }
+
+    fn decodes_most(&self, _: &Prompt) -> u64 {
+        3
     }
 
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {

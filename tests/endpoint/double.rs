@@ -267,9 +267,10 @@ async fn answer(
     seen.asked.lock().unwrap().push(asked);
     if !probe && !skills.latency.is_zero() {
         // A server notices that nobody waits any more.
-        tokio::select! {
-            () = tokio::time::sleep(skills.latency) => {}
-            _ = stream.fill_buf() => { seen.cut_short.fetch_add(1, SeqCst); return Ok(false); }
+        let left = tokio::time::timeout(skills.latency, stream.fill_buf()).await;
+        if left.is_ok() {
+            seen.cut_short.fetch_add(1, SeqCst);
+            return Ok(false);
         }
     }
     let next = || match probe {
@@ -356,9 +357,10 @@ async fn reply(
         Some(Fault::Endless) => {
             let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
             stream.write_all(head).await?;
+            let mut beat = tokio::time::interval(Duration::from_millis(10));
             loop {
+                beat.tick().await;
                 stream.write_all(b"6\r\n: on\n\n\r\n").await?;
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
         Some(Fault::Says(analysis, last, finish)) => said = (analysis, last, finish),

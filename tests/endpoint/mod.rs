@@ -20,16 +20,18 @@ fn tokenizer() -> &'static Tokenizer {
 
 /// Tokens of a text in which control tokens are spelled.
 fn control_ids(text: &str) -> usize {
-    let mut count = 0;
-    for part in text.split_inclusive("|>") {
-        let (words, name) = part.split_at(part.find("<|").unwrap_or(part.len()));
-        count += tokenizer().encode_ordinary(words).len();
-        count += match tokenizer().special(name) {
-            Some(_) => 1,
-            None => tokenizer().encode_ordinary(name).len(),
+    let names = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>"];
+    let (mut count, mut rest) = (0, text);
+    loop {
+        let places = names
+            .iter()
+            .filter_map(|name| Some((rest.find(name)?, name.len())));
+        let Some((at, length)) = places.min() else {
+            return count + tokenizer().encode_ordinary(rest).len();
         };
+        count += tokenizer().encode_ordinary(&rest[..at]).len() + 1;
+        rest = &rest[at + length..];
     }
-    count
 }
 
 /// Short enough for tests that wait for the end of it.

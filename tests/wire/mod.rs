@@ -2,6 +2,7 @@
 
 mod answers;
 mod backfills;
+mod budgets;
 mod copies;
 mod cron;
 mod encrypted;
@@ -10,6 +11,7 @@ mod limits;
 mod logins;
 mod stops;
 
+use safeguard::backend::Backend;
 use safeguard::backend::local::{Local, WorkDone};
 use safeguard::config::{ServeConfig, ServeOptions};
 use safeguard::engine::Engine;
@@ -31,7 +33,8 @@ pub(crate) struct Wire {
     pub shared: Arc<Shared>,
     pub shutdown: Shutdown,
     pub served: JoinHandle<()>,
-    model: Arc<Local>,
+    /// The embedded model, where it is that.
+    model: Option<Arc<Local>>,
     /// The clients' ends of their connections, in the order in which they connected.
     ends: Mutex<Vec<AbortHandle>>,
 }
@@ -55,9 +58,15 @@ pub(crate) fn config() -> ServeConfig {
 
 impl Wire {
     pub async fn start(config: ServeConfig) -> Wire {
-        let store = Store::ephemeral().unwrap();
         let model = Arc::new(Local::nano().unwrap());
         let backend: Arc<Local> = Arc::clone(&model);
+        let mut wire = Wire::over(config, Store::ephemeral().unwrap(), backend).await;
+        wire.model = Some(model);
+        wire
+    }
+
+    /// A server over this store, that asks this backend.
+    pub async fn over(config: ServeConfig, store: Store, backend: Arc<dyn Backend>) -> Wire {
         let engine = Engine::with_backend(store, backend).await.unwrap();
         let roots = config.engine.content_roots.clone();
         let engine = safeguard::jobs::complete(engine.with_roots(roots).unwrap());
@@ -71,7 +80,7 @@ impl Wire {
             shared,
             shutdown,
             served,
-            model,
+            model: None,
             ends: Mutex::default(),
         }
     }
@@ -83,7 +92,7 @@ impl Wire {
 
     /// What the model's engine has done.
     pub fn counts(&self) -> WorkDone {
-        self.model.work_done()
+        self.model.as_ref().unwrap().work_done()
     }
 
     pub fn client(&self, user: &str) -> Config {

@@ -88,6 +88,9 @@ pub struct Provenance {
     pub tokens_in: u64,
     /// Decoded tokens, when it was asked.
     pub tokens_out: u64,
+    /// Seconds in which the backend was busy, each moment shared evenly by the questions that it had then: this one's
+    /// part, when it was asked.
+    pub seconds: f64,
     /// How it reached this statement.
     pub source: Source,
 }

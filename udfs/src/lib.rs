@@ -6,11 +6,14 @@
 //!
 //! Read [`classifier`] first: it is the port. Then `functions` (what SQL sees) → [`hoist`] with `guard` (where a call
 //! is made, and for which rows) → `node` → [`late`] (fewer rows yet) → [`plan`] → [`exec`] with [`statement`] (each
-//! text once) → `verdict` (Arrow). [`settings`] is `SET safeguard.*`, [`tally`] what a statement spent and may spend,
+//! text once) → `verdict` (Arrow). [`settings`] is `SET safeguard.*`, [`tally`] what a statement spent, [`budget`] what
+//! it may spend, `asks` what a plan will ask about,
 //! [`scripted`] a classifier for tests. `digest` names a text as verdict stores do.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod asks;
+pub mod budget;
 pub mod classifier;
 mod digest;
 pub mod exec;
@@ -27,6 +30,8 @@ pub mod tally;
 mod verdict;
 mod window;
 
+pub use asks::{Asks, asks};
+pub use budget::{Budget, Cost, Most, Promise};
 pub use classifier::{
     Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
     Verdict,

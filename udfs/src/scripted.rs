@@ -2,6 +2,7 @@
 //!
 //! Public and real, for tests, examples and benches of everything that stands in front of a model.
 
+use crate::budget::Cost;
 use crate::classifier::{
     Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
     Verdict,
@@ -16,10 +17,10 @@ pub const ALLOWED: &str = "allowed";
 
 /// Labels a text by the first word of the script that it contains. The policy `none` does not exist; under any other
 /// the answer is the script's. The label `undecided` in a script stands for a text that the model refuses.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Scripted {
-    words: Vec<(String, Arc<str>)>,
-    asked: AtomicU64,
+    words: Arc<[(String, Arc<str>)]>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Scripted {
@@ -31,7 +32,7 @@ impl Scripted {
             .collect();
         Self {
             words,
-            asked: AtomicU64::default(),
+            asked: Arc::default(),
         }
     }
 
@@ -40,25 +41,32 @@ impl Scripted {
         self.asked.load(Relaxed)
     }
 
-    fn decide(&self, request: &Request, text: &str) -> Decision {
+    async fn decide(&self, request: &Request, text: &str) -> Decision {
         let provenance = |source, tokens_in| Provenance {
             policy: Arc::clone(&request.policy),
             model: "scripted".into(),
             judged_at: 0,
             tokens_in,
             tokens_out: 0,
+            seconds: 0.0,
             source,
         };
         let tokens = count(text);
-        if request.settings.answer == Answer::Stored
-            || !request.tally.begin(request.again, || tokens)
-        {
+        let room = match request.settings.answer {
+            Answer::Stored => None,
+            _ => request.tally.reserve(request.again, tokens).await,
+        };
+        let Some(room) = room else {
             return Err(Undecided {
                 reason: Reason::Budget,
                 provenance: provenance(Source::Unasked, 0),
             });
-        }
+        };
         self.asked.fetch_add(1, Relaxed);
+        room.settle(Cost {
+            questions: u64::from(!request.again),
+            tokens,
+        });
         let provenance = provenance(Source::Asked, tokens);
         let found = self
             .words
@@ -109,11 +117,14 @@ impl Classifier for Scripted {
         if let Err(e) = check(&request.policy) {
             return stream::iter([Err(e)]).boxed();
         }
-        let texts = request.texts.iter().enumerate();
-        let decisions: Vec<_> = texts
-            .map(|(i, text)| Ok((i, self.decide(&request, text))))
-            .collect();
-        stream::iter(decisions).boxed()
+        let (own, texts) = (self.clone(), request.texts.clone());
+        let ask = move |(i, text): (usize, Arc<str>)| {
+            let (own, request) = (own.clone(), request.clone());
+            async move { Ok((i, own.decide(&request, &text).await)) }
+        };
+        stream::iter(texts.into_iter().enumerate())
+            .then(ask)
+            .boxed()
     }
 
     async fn tokens(&self, request: Request) -> Result<Vec<u64>, ClassifyError> {

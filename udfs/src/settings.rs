@@ -106,9 +106,10 @@ pub struct SafeguardSettings {
     pub lane: Lane,
     /// Most texts that one statement may have asked, however often each; past it the rest is `undecided: budget`.
     pub max_rows: Option<u64>,
-    /// Most tokens, prompt and decoded, that one statement may spend.
+    /// Most tokens, prompt and decoded, that one statement may spend. A question is put while there is room for its prompt
+    /// and the most that may be decoded.
     pub max_tokens: Option<u64>,
-    /// Most seconds in which one statement may begin new questions.
+    /// Most seconds in which one statement may ask; what is not answered by then is `undecided: budget`.
     pub max_seconds: Option<f64>,
     /// A statement fails once more than this share of its texts is undecided; 1 never fails.
     pub max_undecided_ratio: f64,
@@ -272,7 +273,7 @@ impl ExtensionOptions for SafeguardSettings {
             entry(
                 "max_seconds",
                 show(&self.max_seconds),
-                "most seconds in which a statement may begin questions",
+                "most seconds in which a statement may ask",
             ),
             entry(
                 "max_undecided_ratio",

@@ -40,7 +40,12 @@ enum Slot {
 impl Statement {
     /// A statement that begins now.
     pub fn new(settings: SafeguardSettings) -> Self {
-        let tally = Arc::new(Tally::new(&settings));
+        Self::paid_by(settings, None)
+    }
+
+    /// The same, whose questions count against what `payer` may ask besides.
+    pub fn paid_by(settings: SafeguardSettings, payer: Option<Arc<str>>) -> Self {
+        let tally = Arc::new(Tally::paid_by(&settings, payer));
         Self {
             settings: Arc::new(settings),
             tally,

@@ -3,11 +3,12 @@
 //! Takes decisions as they come and questions before they are put; gives counts at any moment. Shared by every
 //! operator and stage of the statement, so that a budget is the statement's and never a batch's or a partition's.
 
+use crate::budget::{Budget, Cost, Most, Promise};
 use crate::classifier::{ClassifyError, Decision, Provenance, Reason, Source};
 use crate::settings::SafeguardSettings;
 use crate::statement::UNDECIDED_RATIO_TEXTS_MIN;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,13 @@ pub const FAULTS_MAX: usize = 1_024;
 #[derive(Debug)]
 pub struct Tally {
     started: Instant,
-    limits: Limits,
+    /// When it may put no more questions.
+    deadline: Option<Instant>,
+    counts_tokens: bool,
+    budget: Arc<Budget>,
+    payer: Option<Arc<str>>,
+    /// When the payer's next day begins, once this one's limit was met; 0 before.
+    put_off: AtomicI64,
     rows: AtomicU64,
     distinct_texts: AtomicU64,
     recalled: AtomicU64,
@@ -32,19 +39,11 @@ pub struct Tally {
     undecided: [AtomicU64; Reason::ALL.len()],
     tokens_in: AtomicU64,
     tokens_out: AtomicU64,
-    /// Texts begun and tokens promised to them, which `asked` and `tokens_*` only count when they are answered.
-    begun: AtomicU64,
-    promised: AtomicU64,
+    /// Microseconds.
+    busy: AtomicU64,
     notes: Mutex<BTreeSet<String>>,
     /// What was said when a text failed, by text.
     faults: Mutex<HashMap<Arc<str>, String>>,
-}
-
-#[derive(Debug, Default)]
-struct Limits {
-    rows: Option<u64>,
-    tokens: Option<u64>,
-    time: Option<Duration>,
 }
 
 /// A tally at one moment.
@@ -70,6 +69,8 @@ pub struct Summary {
     pub tokens_in: u64,
     /// Decoded tokens of what was asked.
     pub tokens_out: u64,
+    /// See [`Provenance::seconds`], over all that was asked.
+    pub busy_seconds: f64,
     /// Time since the statement began.
     pub elapsed: Duration,
 }
@@ -90,13 +91,26 @@ impl Default for Tally {
 impl Tally {
     /// A tally with the budgets of these settings, begun now.
     pub fn new(settings: &SafeguardSettings) -> Self {
+        Self::paid_by(settings, None)
+    }
+
+    /// The same, whose questions count against what `payer` may ask besides.
+    pub fn paid_by(settings: &SafeguardSettings, payer: Option<Arc<str>>) -> Self {
+        let started = Instant::now();
+        let most = Most {
+            questions: settings.max_rows,
+            tokens: settings.max_tokens,
+        };
+        // A time that no clock will show is none.
+        let seconds = settings.max_seconds;
+        let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         Self {
-            started: Instant::now(),
-            limits: Limits {
-                rows: settings.max_rows,
-                tokens: settings.max_tokens,
-                time: settings.max_seconds.map(Duration::from_secs_f64),
-            },
+            started,
+            deadline: time.and_then(|time| started.checked_add(time)),
+            counts_tokens: settings.max_tokens.is_some(),
+            budget: Arc::new(Budget::new(most)),
+            payer,
+            put_off: AtomicI64::default(),
             rows: AtomicU64::default(),
             distinct_texts: AtomicU64::default(),
             recalled: AtomicU64::default(),
@@ -107,37 +121,56 @@ impl Tally {
             undecided: Default::default(),
             tokens_in: AtomicU64::default(),
             tokens_out: AtomicU64::default(),
-            begun: AtomicU64::default(),
-            promised: AtomicU64::default(),
+            busy: AtomicU64::default(),
             notes: Mutex::default(),
             faults: Mutex::default(),
         }
     }
 
-    /// Whether the statement may put one more question; if so it is charged. `again` says that the text was charged
-    /// before. `tokens` counts its prompt, and is only called where there is a limit on them. Whoever gets `false`
-    /// answers [`Reason::Budget`].
-    pub fn begin(&self, again: bool, tokens: impl FnOnce() -> u64) -> bool {
-        let texts = u64::from(!again);
-        if self
-            .limits
-            .time
-            .is_some_and(|most| self.started.elapsed() >= most)
-        {
-            return false;
+    /// Room in the statement's budgets for one more question, of at most so many tokens. `again` says that the text is in
+    /// the budget of texts already. Waits while other questions may give something back. Whoever gets `None` answers
+    /// [`Reason::Budget`].
+    pub async fn reserve(&self, again: bool, tokens: u64) -> Option<Promise> {
+        if self.is_late() {
+            return None;
         }
-        if !charge(&self.begun, texts, self.limits.rows) {
-            return false;
-        }
-        let Some(most) = self.limits.tokens else {
-            return true;
+        let cost = Cost {
+            questions: u64::from(!again),
+            tokens,
         };
-        let decoded = self.tokens_out.load(Relaxed);
-        if !charge(&self.promised, tokens(), Some(most.saturating_sub(decoded))) {
-            self.begun.fetch_sub(texts, Relaxed);
-            return false;
-        }
-        true
+        let promise = self.budget.reserve(cost).await?;
+        (!self.is_late()).then_some(promise)
+    }
+
+    /// Whether tokens have a limit, so that a reservation must say how many.
+    pub fn counts_tokens(&self) -> bool {
+        self.counts_tokens
+    }
+
+    /// When questions are given up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether its time is over.
+    pub fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Against whose limits its questions count, beside its own.
+    pub fn payer(&self) -> Option<&Arc<str>> {
+        self.payer.as_ref()
+    }
+
+    /// A question was not put because of the payer's limit of a day, which ends then (microseconds since 1970-01-01 UTC).
+    pub fn put_off(&self, until: i64) {
+        self.put_off.fetch_max(until, Relaxed);
+    }
+
+    /// When the limit of a day ends that kept questions from being put; `None` where none did.
+    pub fn put_off_until(&self) -> Option<i64> {
+        Some(self.put_off.load(Relaxed)).filter(|until| *until > 0)
     }
 
     /// Counts rows with a text.
@@ -150,6 +183,9 @@ impl Tally {
         if provenance.source == Source::Asked {
             self.tokens_in.fetch_add(provenance.tokens_in, Relaxed);
             self.tokens_out.fetch_add(provenance.tokens_out, Relaxed);
+            let busy = Duration::try_from_secs_f64(provenance.seconds).unwrap_or_default();
+            self.busy
+                .fetch_add(u64::try_from(busy.as_micros()).unwrap_or(u64::MAX), Relaxed);
             self.asked.fetch_add(1, Relaxed);
         }
     }
@@ -210,10 +246,25 @@ impl Tally {
     }
 
     /// Fails once more than `most` of the texts are undecided, but not on the first few.
-    pub(crate) fn check_undecided(&self, most: f64) -> Result<(), ClassifyError> {
-        let judged = self.distinct_texts.load(Relaxed);
+    ///
+    /// # Errors
+    /// [`ClassifyError::TooManyUndecided`].
+    pub fn check_undecided(&self, most: f64) -> Result<(), ClassifyError> {
+        match self.distinct_texts.load(Relaxed) < UNDECIDED_RATIO_TEXTS_MIN {
+            true => Ok(()),
+            false => self.check_undecided_in_all(most),
+        }
+    }
+
+    /// The same when nothing more is to come, however few there were.
+    ///
+    /// # Errors
+    /// [`ClassifyError::TooManyUndecided`].
+    pub fn check_undecided_in_all(&self, most: f64) -> Result<(), ClassifyError> {
+        // Undecided ones are counted after the text, and so read before it.
         let undecided: u64 = self.undecided.iter().map(|n| n.load(Relaxed)).sum();
-        if judged < UNDECIDED_RATIO_TEXTS_MIN || undecided as f64 <= most * judged as f64 {
+        let judged = self.distinct_texts.load(Relaxed);
+        if undecided as f64 <= most * judged as f64 {
             return Ok(());
         }
         Err(ClassifyError::TooManyUndecided {
@@ -239,39 +290,40 @@ impl Tally {
             undecided: undecided.filter(|(_, n)| *n > 0).collect(),
             tokens_in: self.tokens_in.load(Relaxed),
             tokens_out: self.tokens_out.load(Relaxed),
+            busy_seconds: self.busy.load(Relaxed) as f64 / 1e6,
             elapsed: self.started.elapsed(),
         }
     }
 }
 
-/// Adds `n` unless the sum would pass `most`.
-fn charge(counter: &AtomicU64, n: u64, most: Option<u64>) -> bool {
-    let add = |sum: u64| {
-        sum.checked_add(n)
-            .filter(|sum| most.is_none_or(|most| *sum <= most))
-    };
-    counter.fetch_update(Relaxed, Relaxed, add).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     #[test]
     fn a_budget_is_the_whole_statements() {
         let check = |settings: SafeguardSettings, tokens: u64, want: usize| {
             let tally = Tally::new(&settings);
-            assert_eq!(
-                (0..100).filter(|_| tally.begin(false, || tokens)).count(),
-                want,
-                "{settings:?}"
-            );
+            let mut asked = 0;
+            for _ in 0..100 {
+                let reserved = tally.reserve(false, tokens).now_or_never().flatten();
+                if let Some(reserved) = reserved {
+                    asked += 1;
+                    reserved.settle(Cost {
+                        questions: 1,
+                        tokens,
+                    });
+                }
+            }
+            assert_eq!(asked, want, "{settings:?}");
         };
         check(SafeguardSettings::default(), 10, 100);
+        let most = SafeguardSettings::default;
         check(
             SafeguardSettings {
                 max_rows: Some(7),
-                ..Default::default()
+                ..most()
             },
             10,
             7,
@@ -279,7 +331,7 @@ mod tests {
         check(
             SafeguardSettings {
                 max_tokens: Some(95),
-                ..Default::default()
+                ..most()
             },
             10,
             9,
@@ -287,10 +339,39 @@ mod tests {
         check(
             SafeguardSettings {
                 max_seconds: Some(0.0),
-                ..Default::default()
+                ..most()
             },
             10,
             0,
         );
+        check(
+            SafeguardSettings {
+                max_seconds: Some(f64::MAX),
+                ..most()
+            },
+            10,
+            100,
+        );
+    }
+
+    #[test]
+    fn a_second_question_about_a_text_is_no_further_text() {
+        let tally = Tally::new(&SafeguardSettings {
+            max_rows: Some(1),
+            max_tokens: Some(30),
+            ..SafeguardSettings::default()
+        });
+        let ask = |again| tally.reserve(again, 10).now_or_never().flatten();
+        let spend = |promise: Promise, questions| {
+            promise.settle(Cost {
+                questions,
+                tokens: 10,
+            });
+        };
+        spend(ask(false).unwrap(), 1);
+        assert!(ask(false).is_none());
+        spend(ask(true).unwrap(), 0);
+        spend(ask(true).unwrap(), 0);
+        assert!(ask(true).is_none(), "its tokens count");
     }
 }
