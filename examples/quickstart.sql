@@ -14,14 +14,17 @@ OPTIONS ('format.has_header' 'true', 'format.newlines_in_values' 'true');
 
 SELECT surface, count(*) AS rows FROM messages GROUP BY surface ORDER BY surface;
 
-\echo 2. Labels under a shipped policy. Score mode reads the label from the logits in one pass.
+\echo 2. Labels under a shipped policy. Its screen decides what it is certified for (stage screen), the model the rest:
+\echo    score mode reads the label from the logits in one pass.
 
 SET safeguard.mode = 'score';
 
-SELECT surface, safeguard_classify('spam', body) AS label, count(*) AS rows
-FROM messages
-GROUP BY surface, label
-ORDER BY surface, label;
+SELECT finding FROM safeguard.screens WHERE policy = 'spam' AND standing = 'in force';
+
+SELECT surface, v['label'] AS label, v['stage'] AS stage, count(*) AS rows
+FROM (SELECT surface, safeguard_verdict('spam', body) AS v FROM messages)
+GROUP BY surface, label, stage
+ORDER BY surface, label, stage;
 
 \echo 3. A keyword policy over comments and prompts, with the model's reasons (short and often wrong: it is tiny).
 
@@ -63,7 +66,7 @@ LIMIT 10;
 
 \echo 6. What it all asked and cost.
 
-SELECT id, status, rows, distinct_texts, recalled, asked, undecided, tokens_in + tokens_out AS tokens, round(seconds, 1) AS seconds
+SELECT id, status, rows, distinct_texts, recalled, screened, asked, undecided, tokens_in + tokens_out AS tokens, round(seconds, 1) AS seconds
 FROM safeguard.queries
 ORDER BY id DESC
 LIMIT 5;

@@ -106,7 +106,7 @@ class JdbcProbe {
 
     static String slow(String tag) {
         if (oracle) return "SELECT count(pg_sleep(60))";
-        return "SELECT count(safeguard_classify('hate', body || ' " + tag + " " + System.nanoTime() + "')) FROM posts";
+        return "SELECT count(safeguard_classify('keywords', body || ' " + tag + " " + System.nanoTime() + "')) FROM posts";
     }
 
     static void setUp(Path common) throws Exception {

@@ -585,7 +585,7 @@ def two_clients_keep_their_mode():
         one.execute("SET safeguard.mode = 'score'")
         two.execute("SET safeguard.mode = 'reason'")
         same((one.execute("SHOW safeguard.mode").fetchone(), two.execute("SHOW safeguard.mode").fetchone()), (("score",), ("reason",)))
-        sql = "SELECT (safeguard_verdict('hate', 'two clients, one row')).stage"
+        sql = "SELECT (safeguard_verdict('keywords', 'two clients, one row')).stage"
         same((one.execute(sql).fetchone(), two.execute(sql).fetchone()), (("score",), ("reason",)))
         refused("22023", lambda: one.execute("SET safeguard.mode = 'nonsense'"))
         refused("42704", lambda: one.execute("SET safeguard.nonsense = 'x'"))

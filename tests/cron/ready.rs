@@ -85,6 +85,18 @@ async fn the_ready_jobs_do_what_they_say() {
         .await;
     let asked: u64 = run[0][0].parse().unwrap();
     assert!((1..=90).contains(&asked), "two percent of 1500: {asked}");
+    // What a screen clears is asked again, in part.
+    let trained = "SELECT state FROM safeguard_train_screen('harassment', 0.9, label_budget => 400, source => 'SELECT body AS text FROM messages')";
+    assert_eq!(process.said(trained).await, "on");
+    assert_eq!(
+        ready(&mut process, "audit_screen.sql").await,
+        "succeeded SELECT 1"
+    );
+    let events = "SELECT event, standing FROM safeguard.screens WHERE event <> 'shipped' ORDER BY certificate";
+    assert_eq!(
+        process.said(events).await,
+        "trained|superseded;audited|in force"
+    );
     // A verdict that the model stands by has not drifted; one that is nowhere cannot be replayed.
     let pinned = process
         .said("SELECT v.verdict_digest FROM safeguard.verdicts AS v JOIN messages AS m ON safeguard_digest(m.body) = v.text_digest LIMIT 1")

@@ -182,6 +182,26 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     Ok(batch(Some(certificate), &events)?)
 }
 
+/// What is known of some texts.
+#[derive(Default)]
+struct Counts {
+    found: Bounds,
+    /// The sample of the cleared texts, and that of the core of the kept ones.
+    cleared: Draw,
+    core: Draw,
+    /// Violating texts that are known to be in the core.
+    floor: u64,
+    /// Those that are known outside of both.
+    known: Known,
+}
+
+impl Counts {
+    /// The bound on the recall.
+    fn recall(&self, delta: f64) -> f64 {
+        Kept::with_floor(self.core, self.floor).bound(self.cleared, self.known, delta)
+    }
+}
+
 /// What is said where the audit cannot tell: nothing is stored, and everything stays as it is.
 fn unchanged(
     call: &Call,
@@ -328,50 +348,67 @@ impl Audit {
     }
 
     /// What is known of some places.
-    fn bounds(&self, within: impl Fn(usize) -> bool) -> Bounds {
-        let mut found = Bounds::default();
-        let (mut cleared, mut core, mut known, mut floor) =
-            (Draw::default(), Draw::default(), Known::default(), 0);
+    fn counts(&self, within: impl Fn(usize) -> bool) -> Counts {
+        let mut counts = Counts::default();
         for place in (0..self.scores.len()).filter(|place| within(*place)) {
             let (score, label) = (self.scores[place], self.known[place]);
             let violates = label == Some(Label::Violates);
+            let found = &mut counts.found;
             found.texts += 1;
             found.labels += u64::from(label.is_some());
             found.violating += u64::from(violates);
             found.convicted += u64::from(self.convict_above.is_some_and(|from| score >= from));
-            if score < self.clear_below {
-                cleared.population += 1;
-                cleared.sampled += u64::from(self.drawn[place]);
-                let missed = label.is_some_and(|label| label != Label::Allowed);
-                cleared.hits += u64::from(self.drawn[place] && missed);
-            } else if score >= self.core {
-                core.population += 1;
-                core.sampled += u64::from(self.judged[place]);
-                core.hits += u64::from(self.judged[place] && violates);
-                floor += u64::from(violates);
+            let part = match score < self.clear_below {
+                true => &mut counts.cleared,
+                false if score >= self.core => &mut counts.core,
+                false => {
+                    counts.known.kept += u64::from(violates);
+                    continue;
+                }
+            };
+            let cleared = score < self.clear_below;
+            let sampled = if cleared {
+                self.drawn[place]
             } else {
-                known.kept += u64::from(violates);
-            }
+                self.judged[place]
+            };
+            // What is not decided speaks against the screen.
+            let hit = if cleared {
+                label.is_some_and(|label| label != Label::Allowed)
+            } else {
+                violates
+            };
+            part.population += 1;
+            part.sampled += u64::from(sampled);
+            part.hits += u64::from(sampled && hit);
+            counts.floor += u64::from(!cleared && violates);
         }
-        found.cleared = cleared.population;
-        let kept = Kept::with_floor(core, floor);
-        found.recall = Some(kept.bound(cleared, known, self.delta));
-        found
+        counts.found.cleared = counts.cleared.population;
+        counts
+    }
+
+    /// The same with the bound on the recall.
+    fn bounds(&self, within: impl Fn(usize) -> bool) -> Bounds {
+        let counts = self.counts(within);
+        Bounds {
+            recall: Some(counts.recall(self.delta)),
+            ..counts.found
+        }
     }
 
     /// Why the sample cannot reach the target even if no more were missed, and what would; `None` where it can, and
     /// where nothing would, because too many are missed.
     fn too_few(&self, target: f64) -> Option<String> {
-        let drawn = self.drawn.iter().filter(|drawn| **drawn).count() as u64;
-        if self.with_sample(drawn) >= target {
+        let mut counts = self.counts(|_| true);
+        let (drawn, cleared) = (counts.cleared.sampled, counts.cleared.population);
+        if counts.recall(self.delta) >= target {
             return None;
         }
-        let scores = self.scores.iter().copied();
-        let cleared = scores.filter(|score| *score < self.clear_below).count() as u64;
         let mut sampled = drawn;
         while sampled < cleared {
             sampled = (sampled + sampled / 8 + 1).min(cleared);
-            if self.with_sample(sampled) >= target {
+            counts.cleared.sampled = sampled;
+            if counts.recall(self.delta) >= target {
                 let more = sampled - drawn;
                 return Some(format!(
                     "{drawn} cleared texts are too few to say whether the recall is {target}, about {more} more are needed; the screen stays on"
@@ -385,31 +422,6 @@ impl Audit {
         (open > 0).then(|| {
             format!("{open} kept texts are not judged, too many to say whether the recall is {target}; the screen stays on")
         })
-    }
-
-    /// The bound if so many cleared texts were drawn and no more were missed than are known.
-    fn with_sample(&self, sampled: u64) -> f64 {
-        let (mut core, mut known, mut floor, mut population) =
-            (Draw::default(), Known::default(), 0, 0);
-        for (place, score) in self.scores.iter().enumerate() {
-            let violates = self.known[place] == Some(Label::Violates);
-            if *score < self.clear_below {
-                population += 1;
-            } else if *score >= self.core {
-                core.population += 1;
-                core.sampled += u64::from(self.judged[place]);
-                core.hits += u64::from(self.judged[place] && violates);
-                floor += u64::from(violates);
-            } else {
-                known.kept += u64::from(violates);
-            }
-        }
-        let cleared = Draw {
-            population,
-            sampled: sampled.min(population),
-            hits: self.missed(),
-        };
-        Kept::with_floor(core, floor).bound(cleared, known, self.delta)
     }
 
     /// The rows: all texts first, then the slices.
