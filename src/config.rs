@@ -1,7 +1,9 @@
 //! Settings and limits: as typed, then as meant. The only reader of settings files and of the environment.
 
+mod endpoint;
 mod serve;
 
+pub use endpoint::*;
 pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 
 use std::num::NonZeroU32;
@@ -309,7 +311,7 @@ pub struct ConfigError(pub String);
 pub struct Config {
     /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
-    /// `nano`, a model's folder, or its name in `models_dir`.
+    /// `nano`, a model's folder, its name in `models_dir`, or addresses of servers that have it.
     pub model: String,
     /// Where models are that have names.
     pub models_dir: PathBuf,
@@ -474,6 +476,12 @@ pub fn hub() -> String {
 pub fn hub_token() -> Option<String> {
     let token = std::env::var("HF_TOKEN").ok()?.trim().to_owned();
     (!token.is_empty()).then_some(token)
+}
+
+/// The key that servers of models know this user by: `SAFEGUARD_API_KEY`. Never shown.
+pub fn endpoint_key() -> Option<String> {
+    let key = std::env::var("SAFEGUARD_API_KEY").ok()?.trim().to_owned();
+    (!key.is_empty()).then_some(key)
 }
 
 /// The user who runs the program, as the system names them; `local` where it does not say.

@@ -23,12 +23,13 @@ pub use judge::Asking;
 pub use script::{Statement, pieces, syntax_error};
 pub use session::{End, Ended, Guard, Running, Session};
 
+use crate::backend::endpoint::{Endpoint, is_address};
 use crate::backend::local::Local;
 use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
-use crate::config::{Config, RolesLimits};
+use crate::config::{Config, RolesLimits, endpoint_key};
 use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
@@ -77,19 +78,10 @@ impl Engine {
                 Some(dir) => Store::open(dir)?,
                 None => Store::ephemeral()?,
             };
-            let backend = match models::resolve(&config.model, &config.models_dir)? {
-                Place::Embedded => Local::nano(),
-                Place::Folder(dir) => {
-                    if !config.allow_swap && Local::device(&dir)?.is_none() {
-                        check_memory(&dir)?;
-                    }
-                    Local::open(&dir)
-                }
-            };
-            Ok::<_, Error>((store, backend?))
+            Ok::<_, Error>((store, backend(&config)?))
         });
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
-        let engine = Engine::with_backend(store, Arc::new(backend)).await?;
+        let engine = Engine::with_backend(store, backend).await?;
         screens::ship(&engine.store, &engine.policies, &engine.model).await?;
         engine.with_policies(folder.as_deref()).with_roots(roots)
     }
@@ -230,6 +222,24 @@ impl Engine {
             format!("{name} is a demonstration model: its verdicts show the road, not the truth; see safeguard sql --help for --model")
         })
     }
+}
+
+/// The model that the settings name, opened; blocks.
+fn backend(config: &Config) -> Result<Arc<dyn Backend>, Error> {
+    if is_address(&config.model) {
+        let endpoint = Endpoint::open(&config.model, endpoint_key())?;
+        return Ok(Arc::new(endpoint));
+    }
+    let local = match models::resolve(&config.model, &config.models_dir)? {
+        Place::Embedded => Local::nano()?,
+        Place::Folder(dir) => {
+            if !config.allow_swap && Local::device(&dir)?.is_none() {
+                check_memory(&dir)?;
+            }
+            Local::open(&dir)?
+        }
+    };
+    Ok(Arc::new(local))
 }
 
 /// The one catalog, with its schema for users' tables and the store's two.

@@ -69,7 +69,8 @@ impl Error {
             Error::Refused { sqlstate, .. } => sqlstate,
             Error::Models(error) => of_models(error),
             Error::Model(ModelError::Memory { .. }) => "53200",
-            Error::Backend(_) | Error::Model(_) => "58000",
+            Error::Backend(error) => of_backend(error),
+            Error::Model(_) => "58000",
             Error::Config(_) => "F0000",
             Error::Usage(_) => "22023",
         }
@@ -116,9 +117,23 @@ fn source<E: std::error::Error + 'static>(error: &DataFusionError) -> Option<&E>
     }
 }
 
+fn of_backend(error: &BackendError) -> &'static str {
+    match error {
+        BackendError::Address(_) | BackendError::PolicyTooLong { .. } => "22023",
+        BackendError::Unreachable(_) => "08001",
+        BackendError::Key(_) => "28000",
+        BackendError::NoModel(_) => "42704",
+        BackendError::Protocol(_) => "08P01",
+        BackendError::Unsupported(_) => "0A000",
+        _ => "58000",
+    }
+}
+
 fn of_models(error: &ModelsError) -> &'static str {
     match error {
         ModelsError::Unknown { .. } => "42704",
+        ModelsError::Backend(error) => of_backend(error),
+        ModelsError::Elsewhere(_) => "0A000",
         ModelsError::Ambiguous { .. } => "42725",
         ModelsError::Name(_) => "22023",
         ModelsError::NotEmpty(_) | ModelsError::Foreign(_) | ModelsError::Busy(_) => "55000",

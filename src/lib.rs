@@ -3,7 +3,7 @@
 //! # The flow, one file an arrow
 //!
 //! SQL → [`engine`] (a session) → `safeguard_udfs::hoist` (calls become columns) → `safeguard_udfs::exec` (distinct
-//! texts by policy) → [`classify::screen`] (what statistics can decide) → `classify/queued` (what is to wait goes to the store) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] →
+//! texts by policy) → [`classify::screen`] (what statistics can decide) → `classify/queued` (what is to wait goes to the store) → [`classify::cascade`] → [`classify::recall`] → [`classify::reasoner`] → [`backend::local`] or [`backend::endpoint`] →
 //! [`model`] → [`store`] (before it is returned) → `safeguard_udfs` (Arrow) → [`cli`] or [`server`].
 //!
 //! # Floors

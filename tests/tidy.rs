@@ -59,7 +59,7 @@ const ONLY_IN: [(&str, &[&str]); 8] = [
     ),
     ("rusqlite::", &["store/"]),
     ("pgwire::", &["server/"]),
-    ("ureq::", &["models/"]),
+    ("ureq::", &["models/", "backend/endpoint/"]),
     ("candle_core::", &["model/", "backend/"]),
     (
         "tokio::",

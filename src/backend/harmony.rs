@@ -5,6 +5,10 @@
 //! texts are ordinary text: what they spell never becomes a control token, and each is tokenised apart from the other.
 //! There is no date in a prompt, so that the same question is the same ids every day.
 
+mod written;
+
+pub(super) use written::{effort_name, escape, final_part};
+
 use crate::config::{ANALYSIS_TOKENS_MAX, POLICY_TOKENS_MAX, TEXT_TOKENS_MAX};
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use safeguard_udfs::Effort;

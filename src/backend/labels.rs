@@ -82,18 +82,27 @@ impl LabelTrie {
     /// Adds what the labels have behind the inner path of this number: `logits` of the whole vocabulary there. `stops`
     /// end an answer. All paths are to be added, in order.
     pub(super) fn branch(&self, scores: &mut [f64], number: usize, logits: &[f32], stops: &[u32]) {
-        let path = &self.inner[number];
         let all = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
-        let logit = |token: &u32| {
-            logits
-                .get(*token as usize)
-                .map_or(f64::NAN, |&logit| f64::from(logit))
-        };
+        self.step(scores, number, stops, |token| {
+            let logit = logits.get(token as usize);
+            logit.map_or(f64::NAN, |&logit| f64::from(logit)) - all
+        });
+    }
+
+    /// The same from log-probabilities.
+    pub(super) fn step(
+        &self,
+        scores: &mut [f64],
+        number: usize,
+        stops: &[u32],
+        logprob: impl Fn(u32) -> f64 + Copy,
+    ) {
+        let path = &self.inner[number];
         for (label, score) in self.labels.iter().zip(scores) {
             if label == path {
-                *score += log_sum_exp(stops.iter().map(logit)) - all;
+                *score += log_sum_exp(stops.iter().map(|&stop| logprob(stop)));
             } else if let Some([next, ..]) = label.strip_prefix(path.as_slice()) {
-                *score += logit(next) - all;
+                *score += logprob(*next);
             }
         }
     }

@@ -345,7 +345,7 @@ mod tests {
                 analysis,
                 reasoned,
             } => (*index, probabilities, analysis.as_deref(), *reasoned),
-            Answer::TooLong { .. } => panic!("{reply:?}"),
+            Answer::None(_) | Answer::TooLong { .. } => panic!("{reply:?}"),
         }
     }
 

@@ -1,10 +1,11 @@
 //! Where prompts run: one prompt in, one reply out; batching is the owner's business.
 //!
 //! Takes a policy's text with its labels and one text, gives the label's probabilities (and the analysis, where one was
-//! decoded), or the fact that the text is too long. Implementations: [`local`], in this process. It knows prompts,
-//! tokens and models; it knows nothing of policy versions, stored verdicts or SQL. Only [`harmony`] knows the format of a
+//! decoded), or the fact that the text is too long. Implementations: [`local`], in this process; [`endpoint`], on servers.
+//! It knows prompts, tokens and models; it knows nothing of policy versions, stored verdicts or SQL. Only [`harmony`] knows the format of a
 //! prompt.
 
+pub mod endpoint;
 mod engine;
 pub mod harmony;
 mod labels;
@@ -121,18 +122,34 @@ pub enum Answer {
     Label {
         /// Of the label in [`PromptPolicy::labels`]; the first of the most probable.
         index: usize,
-        /// One for each label, in their order; they sum to 1.
+        /// One for each label, in their order; they sum to 1. None at all where the model wrote its answer on a server
+        /// that tells no probabilities.
         probabilities: Vec<f64>,
         /// The analysis as decoded, without its end; only where one was decoded.
         analysis: Option<String>,
         /// Whether the label stands behind a decoded analysis rather than an empty one.
         reasoned: bool,
     },
+    /// The model was asked and what it said is no label; only where it writes its answer freely.
+    None(NoAnswer),
     /// The text has more tokens than [`crate::config::TEXT_TOKENS_MAX`]; the model was not asked.
     TooLong {
         /// How many it has at least: counting stops when the limit is passed.
         tokens: usize,
     },
+}
+
+/// Why a reply holds no label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The model declined to judge.
+    Refused,
+    /// The reply was cut by its length.
+    Truncated,
+    /// There is no answer, or it names no label.
+    Unparsed,
+    /// It names two different labels.
+    Contradictory,
 }
 
 /// Why a prompt has no reply.
@@ -155,6 +172,24 @@ pub enum BackendError {
         /// What is wrong with it.
         why: String,
     },
+    /// Not the address of a server.
+    #[error("{0}")]
+    Address(String),
+    /// No server answers.
+    #[error("no server answers: {0}")]
+    Unreachable(String),
+    /// A server does not let us in.
+    #[error("{0}")]
+    Key(String),
+    /// A server does not have the model.
+    #[error("{0}")]
+    NoModel(String),
+    /// A server does not speak as we do.
+    #[error("{0}")]
+    Protocol(String),
+    /// The model cannot be asked like this.
+    #[error("{0}")]
+    Unsupported(String),
     /// The model failed on this prompt.
     #[error("model failed: {0}")]
     Model(String),

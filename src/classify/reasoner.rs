@@ -7,7 +7,7 @@
 
 use super::limits::DayLimits;
 use super::meter::Meter;
-use crate::backend::{Answer, Backend, BackendError, Prompt, PromptPolicy, Reply};
+use crate::backend::{Answer, Backend, BackendError, NoAnswer, Prompt, PromptPolicy, Reply};
 use crate::config::{IN_FLIGHT_TEXTS_MAX, Role};
 use crate::policy::{Registry, Version};
 use crate::store::now;
@@ -252,6 +252,10 @@ impl Questions {
                     why: e.to_string(),
                 })
             }
+            Err(BackendError::Unsupported(why)) => {
+                room.settle(again, Cost::default());
+                Err(ClassifyError::Unsupported(why))
+            }
             Err(e) => {
                 room.settle(again, Cost::default());
                 Err(ClassifyError::Backend(e.to_string()))
@@ -260,22 +264,35 @@ impl Questions {
     }
 
     fn decision(&self, reply: Reply, seconds: f64) -> Decision {
-        let Answer::Label {
-            index,
-            probabilities,
-            analysis,
-            reasoned,
-        } = reply.answer
-        else {
-            return self.undecided(Reason::TooLong, Source::Unasked);
+        let asked = || Provenance {
+            tokens_in: reply.tokens_in,
+            tokens_out: reply.tokens_out,
+            seconds,
+            ..self.provenance(Source::Asked)
         };
+        let (index, probabilities, analysis, reasoned) = match reply.answer {
+            Answer::Label {
+                index,
+                probabilities,
+                analysis,
+                reasoned,
+            } => (index, probabilities, analysis, reasoned),
+            Answer::None(why) => {
+                return Err(Undecided {
+                    reason: reason(why),
+                    provenance: asked(),
+                });
+            }
+            Answer::TooLong { .. } => return self.undecided(Reason::TooLong, Source::Unasked),
+        };
+        let known = !probabilities.is_empty();
         let policy = &self.version.policy;
         let rules = analysis.as_deref().map(|a| policy.rules_cited(a));
         Ok(Verdict {
             label: Arc::clone(&policy.labels[index]),
             violates: index != policy.allowed,
-            score: Some(1.0 - probabilities[policy.allowed]),
-            gap: Some(gap(&probabilities, index)),
+            score: known.then(|| 1.0 - probabilities[policy.allowed]),
+            gap: known.then(|| gap(&probabilities, index)),
             rationale: analysis.map(Arc::from),
             rules: rules.unwrap_or_default(),
             stage: if reasoned {
@@ -283,13 +300,17 @@ impl Questions {
             } else {
                 Stage::Score
             },
-            provenance: Provenance {
-                tokens_in: reply.tokens_in,
-                tokens_out: reply.tokens_out,
-                seconds,
-                ..self.provenance(Source::Asked)
-            },
+            provenance: asked(),
         })
+    }
+}
+
+fn reason(why: NoAnswer) -> Reason {
+    match why {
+        NoAnswer::Refused => Reason::Refused,
+        NoAnswer::Truncated => Reason::Truncated,
+        NoAnswer::Unparsed => Reason::Unparsed,
+        NoAnswer::Contradictory => Reason::Contradictory,
     }
 }
 

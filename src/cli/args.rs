@@ -79,7 +79,7 @@ pub(super) struct Sql {
     /// Keep nothing on disk
     #[arg(long, conflicts_with = "data_dir")]
     pub ephemeral: bool,
-    /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list`
+    /// The model to ask: `nano`, a model's folder, a name of `safeguard model list`, or servers: `URL[#NAME][,URL..]`
     #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
     pub model: String,
     #[command(flatten)]
@@ -178,7 +178,7 @@ pub(super) enum Model {
     },
     /// Look whether a model is sound and how fast it runs here; exit code 1 when something fails
     Verify {
-        /// The model: `nano`, its folder, or its name
+        /// The model: `nano`, its folder, its name, or servers: `URL[#NAME][,URL..]`
         #[arg(value_name = "NAME|DIR")]
         model: String,
         #[command(flatten)]

@@ -5,6 +5,7 @@
 
 use super::args::{Like, Model, Rounding};
 use super::{cannot_write, report, say, text_of};
+use crate::backend::endpoint::is_address;
 use crate::config;
 use crate::error::Error;
 use crate::model::{GptOss, ModelError, Precision, parse_ids, write_logits};
@@ -217,10 +218,9 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 fn verify(model: &str, models: &Path, allow_swap: bool) -> Result<ExitCode, Error> {
-    let place = models::resolve(model, models)?;
     let mut out = io::stdout().lock();
     let mut unwritten = None;
-    let sound = models::verify(&place, allow_swap, &mut |found: Finding| {
+    let mut told = |found: Finding| {
         let level = match found.level {
             Level::Ok => "ok",
             Level::Note => "note",
@@ -229,7 +229,11 @@ fn verify(model: &str, models: &Path, allow_swap: bool) -> Result<ExitCode, Erro
         // A line at a time: a large model takes minutes.
         let line = writeln!(out, "{level:4}  {:9}  {}", found.check, found.detail);
         unwritten = unwritten.take().or(line.and_then(|()| out.flush()).err());
-    });
+    };
+    let sound = match is_address(model) {
+        true => models::verify_address(model, config::endpoint_key(), &mut told),
+        false => models::verify(&models::resolve(model, models)?, allow_swap, &mut told),
+    };
     Ok(match (unwritten, sound) {
         (Some(error), _) => cannot_write(&error),
         (None, true) => ExitCode::SUCCESS,

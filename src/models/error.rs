@@ -127,6 +127,9 @@ pub enum ModelsError {
     /// A pull would replace a model that no pull has made.
     #[error("{} is a model that was not pulled; move it away first", .0.display())]
     Foreign(PathBuf),
+    /// The model is not on this machine.
+    #[error("{0} is a model on a server: it can be asked and verified from here, and no more")]
+    Elsewhere(String),
     /// The model cannot be run.
     #[error(transparent)]
     Backend(#[from] BackendError),

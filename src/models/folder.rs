@@ -5,6 +5,7 @@
 //! model when it has a `config.json`, which is what is written last.
 
 use super::ModelsError;
+use crate::backend::endpoint::is_address;
 use crate::model::Config;
 use crate::model::layout::{self, Tensor};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,9 @@ impl Record {
 /// The model that a user named: `nano`, a folder, or a name in `models`. A folder goes first: `./NAME` and `NAME` are
 /// the same where it exists.
 pub fn resolve(said: &str, models: &Path) -> Result<Place, ModelsError> {
+    if is_address(said) {
+        return Err(ModelsError::Elsewhere(said.to_owned()));
+    }
     if said == NANO {
         return Ok(Place::Embedded);
     }

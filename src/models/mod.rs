@@ -1,12 +1,13 @@
 //! Models on disk: folders of weights that have names.
 //!
 //! Takes names and folders, gives folders that [`crate::backend`] can open. [`resolve`] and [`list`] know what is there,
-//! [`pull`] fetches a released model, [`verify`] looks whether one is sound, [`bench`] how fast it is, [`synthesize`] writes one of random
+//! [`pull`] fetches a released model, [`verify`] looks whether one is sound, [`verify_address`] whether one on a server is, [`bench`] how fast it is, [`synthesize`] writes one of random
 //! numbers. Knows the released layout, files and a hub; knows no SQL, policy version or verdict. Only this room writes
 //! model folders, and only it speaks to a hub.
 
 mod bench;
 mod disk;
+mod endpoint;
 mod error;
 mod folder;
 mod hub;
@@ -17,6 +18,7 @@ mod synthesize;
 mod verify;
 
 pub use bench::{Measured, Work, bench};
+pub use endpoint::verify_address;
 pub use error::ModelsError;
 pub use folder::{Installed, NANO, Place, list, resolve};
 pub use hub::Hub;

@@ -33,11 +33,11 @@ const STEPS: usize = 4;
 const DEVICE_PROBABILITY: f64 = 0.05;
 
 /// A policy that says plainly what violates it, and texts that plainly do or do not.
-const POLICY: &str = "K1: violates if the message mentions any of: bank, account, card, phone; everything else is \
+pub(super) const POLICY: &str = "K1: violates if the message mentions any of: bank, account, card, phone; everything else is \
                       allowed.\n\nAnswer with exactly one of: allowed, violates. Do not include any explanation or \
                       punctuation in the final answer.";
-const LABELS: [&str; 2] = ["allowed", "violates"];
-const TEXTS: [(&str, usize); 6] = [
+pub(super) const LABELS: [&str; 2] = ["allowed", "violates"];
+pub(super) const TEXTS: [(&str, usize); 6] = [
     ("Your bank has closed your account, call us now", 1),
     ("The weather at the lake was lovely today", 0),
     ("Please send me the number of your card", 1),
@@ -87,7 +87,7 @@ pub fn verify(place: &Place, allow_swap: bool, told: Told<'_>) -> bool {
     sound
 }
 
-fn finding(check: &'static str, level: Level, detail: String) -> Finding {
+pub(super) fn finding(check: &'static str, level: Level, detail: String) -> Finding {
     Finding {
         check,
         level,
@@ -420,7 +420,7 @@ fn said(reply: &Reply) -> (Option<usize>, &[f64]) {
             probabilities,
             ..
         } => (Some(*index), probabilities),
-        Answer::TooLong { .. } => (None, &[]),
+        Answer::None(_) | Answer::TooLong { .. } => (None, &[]),
     }
 }
 

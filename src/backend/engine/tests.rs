@@ -368,7 +368,7 @@ fn a_model_on_a_device_replies_as_on_the_host() {
                 analysis,
                 reasoned,
             } => (index, analysis, reasoned, probabilities),
-            Answer::TooLong { .. } => panic!("{reply:?}"),
+            Answer::None(_) | Answer::TooLong { .. } => panic!("{reply:?}"),
         };
         let (moved, host) = (label(moved), label(host));
         assert_eq!(

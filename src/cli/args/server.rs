@@ -18,7 +18,8 @@ pub(in crate::cli) struct Serve {
     /// Where verdicts, policies and users are kept; made when missing [default: safeguard-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list` [default: nano]
+    /// The model to ask: `nano`, a model's folder, a name of `safeguard model list`, or servers: `URL[#NAME][,URL..]`
+    /// [default: nano]
     #[arg(long, value_name = "NAME|DIR")]
     model: Option<String>,
     #[command(flatten)]
