@@ -6,15 +6,14 @@
 //! `safeguard.screen = off`, or where measuring asks afresh. Knows how screens are kept and scored; knows nothing of how
 //! one is made or certified.
 
-use super::calibrate::Golden;
 use super::cascade::Cascade;
 use crate::config::{SCREENS_LOADED_MAX, STORE_COMMIT_ROWS_MAX};
 use crate::policy::{Policy, ScreenUse, Version};
 use crate::screen::Screen;
-use crate::store::{CalibrationRow, Digest, Record, ScreenInForce, now, text_digest, to_hex};
+use crate::store::{Digest, Record, ScreenInForce, now, text_digest, to_hex};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use safeguard_udfs::{
-    Classifier, ClassifyError, Decision, Provenance, Request, Source, Stage, Statement, Verdict,
+    Classifier, ClassifyError, Decision, Provenance, Request, Source, Stage, Verdict,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,20 +46,9 @@ impl Screening {
         }
     }
 
-    /// See [`Cascade::calibrate`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn calibrate(
-        &self,
-        policy: Arc<str>,
-        golden: &Golden,
-        target: f64,
-        statement: &Statement,
-    ) -> Result<CalibrationRow, ClassifyError> {
-        self.cascade
-            .calibrate(policy, golden, target, statement)
-            .await
+    /// What decides without a screen.
+    pub fn cascade(&self) -> &Cascade {
+        &self.cascade
     }
 
     /// The screen that may decide for this request, if any.
@@ -217,7 +205,8 @@ struct Settled {
 /// A screen that may decide under one version of a policy.
 pub(super) struct InForce {
     screen: Screen,
-    digest: Digest,
+    /// What a verdict depends on beside the text.
+    judge: blake3::Hasher,
     clear_below: f64,
     /// With the label that it gives.
     convict: Option<(f64, Arc<str>)>,
@@ -230,13 +219,22 @@ pub(super) struct InForce {
 impl InForce {
     fn new(screen: Screen, found: ScreenInForce, version: Arc<Version>) -> Self {
         let hex = to_hex(&found.digest);
+        let clear_below = found.clear_below.unwrap_or(f64::NEG_INFINITY);
+        let convict = convicts(&version.policy)
+            .zip(found.convict_above)
+            .map(|(label, above)| (above, label));
+        let above = convict.as_ref().map_or(f64::INFINITY, |(at, _)| *at);
+        let mut judge = blake3::Hasher::new();
+        part(&mut judge, KEY_VERSION.as_bytes());
+        part(&mut judge, version.digest.as_bytes());
+        part(&mut judge, &found.digest);
+        part(&mut judge, &clear_below.to_le_bytes());
+        part(&mut judge, &above.to_le_bytes());
         Self {
             screen,
-            digest: found.digest,
-            clear_below: found.clear_below.unwrap_or(f64::NEG_INFINITY),
-            convict: convicts(&version.policy)
-                .zip(found.convict_above)
-                .map(|(label, above)| (above, label)),
+            judge,
+            clear_below,
+            convict,
             version,
             name: format!("screen {}", &hex[..12]).into(),
             model_digest: hex.into(),
@@ -260,18 +258,8 @@ impl InForce {
 
     /// What the verdict depends on: two with the same key are the same fact.
     fn key(&self, text: &Digest) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        let mut part = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        part(KEY_VERSION.as_bytes());
-        part(self.version.digest.as_bytes());
-        part(&self.digest);
-        part(&self.clear_below.to_le_bytes());
-        let above = self.convict.as_ref().map_or(f64::INFINITY, |(at, _)| *at);
-        part(&above.to_le_bytes());
-        part(text);
+        let mut hasher = self.judge.clone();
+        part(&mut hasher, text);
         *hasher.finalize().as_bytes()
     }
 
@@ -334,6 +322,11 @@ impl InForce {
             },
         })
     }
+}
+
+fn part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
 }
 
 /// The label that a screen convicts with; `None` where the policy does not let it, or has several to choose from.

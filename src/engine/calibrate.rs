@@ -97,6 +97,7 @@ async fn run(call: Call, calibration: Calibration) -> Result<RecordBatch, Error>
     let Calibration { policy, target, .. } = calibration;
     let row = engine
         .classifier
+        .cascade()
         .calibrate(policy, &golden, target, &call.statement())
         .await?;
     Ok(batch(&row)?)

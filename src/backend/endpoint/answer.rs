@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    /// The shapes recorded of gpt-oss-safeguard-20b, in other words: most policies there ended with a stub of this form.
+    /// The shapes recorded of gpt-oss-safeguard-20b, in other words: most policies there ended with a line of this form.
     #[test]
     fn recorded_shapes_are_read() {
         let policy = policy(
@@ -250,14 +250,14 @@ mod tests {
             ("the bare label", "INVALID", Ok(1)),
             ("with space around it", "\n VALID \n", Ok(0)),
             (
-                "the stub with its options",
+                "the closing line with its options",
                 "Answer (VALID or INVALID): INVALID",
                 Ok(1),
             ),
-            ("a short stub", "Answer: VALID", Ok(0)),
-            ("a short stub and a line", "Answer:\nVALID", Ok(0)),
+            ("a short closing line", "Answer: VALID", Ok(0)),
+            ("a short closing line in two", "Answer:\nVALID", Ok(0)),
             (
-                "an echo of the text and the stub",
+                "an echo of the text and the closing line",
                 "Message: Win a prize, this is VALID\nAnswer (VALID or INVALID): INVALID",
                 Ok(1),
             ),

@@ -136,7 +136,7 @@ async fn run(call: Call, given: Given) -> Result<RecordBatch, Error> {
     texts.retain(|text, key| !is_for_training(key, seed) && !known.contains_key(text));
     let mut labels = Labels::new(&call, &given.tried.asked);
     let known = labels.stored(&texts.texts).await?;
-    let scores = scores(&Arc::new(screen), texts.texts.clone()).await;
+    let scores = scores(&screen, texts.texts.clone()).await;
     let mut audit = Audit::new(
         (clear_below, latest.convict_above),
         latest.delta,

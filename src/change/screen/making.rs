@@ -30,7 +30,7 @@ pub(super) fn is_for_training(key: u64, seed: u64) -> bool {
 /// What came of it.
 pub(super) struct Made {
     /// `None` where all that is known is of one kind.
-    pub(super) screen: Option<Arc<Screen>>,
+    pub(super) screen: Option<Screen>,
     pub(super) certificate: Certificate,
     pub(super) slices: Vec<Arc<str>>,
     pub(super) trained_on: u64,
@@ -213,7 +213,7 @@ impl Work<'_> {
     /// The certificate about what was not trained on.
     async fn certify(
         &mut self,
-        screen: &Arc<Screen>,
+        screen: &Screen,
         pool: &Pool,
         questions: u64,
     ) -> Result<Certificate, Error> {
@@ -266,7 +266,7 @@ impl Work<'_> {
         }
     }
 
-    fn made(self, screen: Option<Arc<Screen>>, certificate: Certificate, texts: Texts) -> Made {
+    fn made(self, screen: Option<Screen>, certificate: Certificate, texts: Texts) -> Made {
         self.labels.say();
         Made {
             screen,

@@ -21,8 +21,8 @@ fn threads() -> usize {
 }
 
 /// The scores of texts, computed away from the threads that serve.
-async fn scores(screen: &Arc<Screen>, texts: Vec<Arc<str>>) -> Vec<f64> {
-    let screen = Arc::clone(screen);
+async fn scores(screen: &Screen, texts: Vec<Arc<str>>) -> Vec<f64> {
+    let screen = screen.clone();
     let scored = tokio::task::spawn_blocking(move || screen.scores(&texts, threads()));
     scored.await.expect("bug: scoring panicked")
 }
@@ -31,14 +31,14 @@ async fn scores(screen: &Arc<Screen>, texts: Vec<Arc<str>>) -> Vec<f64> {
 async fn trained(
     examples: Vec<crate::screen::Example>,
     seed: u64,
-) -> Result<Option<Arc<Screen>>, Error> {
+) -> Result<Option<Screen>, Error> {
     let training = Training {
         threads: threads(),
         seed,
     };
     let trained = tokio::task::spawn_blocking(move || Screen::train(&examples, &training));
     match trained.await.expect("bug: training panicked") {
-        Ok(screen) => Ok(Some(Arc::new(screen))),
+        Ok(screen) => Ok(Some(screen)),
         Err(ScreenError::OneKind { .. }) => Ok(None),
         Err(error) => Err(Error::Refused {
             sqlstate: "54000",
