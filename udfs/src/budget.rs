@@ -306,8 +306,12 @@ mod tests {
         let third = third.now_or_never().unwrap().unwrap();
         assert!(fourth.as_mut().now_or_never().is_none());
         second.settle(cost(1, 40));
-        let fourth = fourth.now_or_never().unwrap().unwrap();
+        assert!(
+            fourth.as_mut().now_or_never().is_none(),
+            "50 are spent and 50 promised"
+        );
         third.settle(cost(1, 45));
+        let fourth = fourth.now_or_never().unwrap().unwrap();
         // 95 are spent and 5 promised: the next is refused as soon as these are not given back.
         let mut fifth = Box::pin(budget.reserve(cost(1, 5)));
         assert!(fifth.as_mut().now_or_never().is_none());
