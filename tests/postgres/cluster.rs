@@ -12,19 +12,25 @@ use tokio_postgres::{Client, NoTls};
 const READY_SECONDS: u64 = 60;
 /// The user that it runs as where tests run as root, which it refuses.
 const USER: &str = "postgres";
-/// Of the socket's name alone: nothing listens on it.
+/// Of the socket's name alone, where nothing listens on it.
 pub(super) const PORT: u16 = 5432;
 
 /// Killed when it goes out of scope.
 pub(super) struct Cluster {
     child: Child,
+    port: u16,
     log: Arc<Mutex<String>>,
     folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// Starts one; `None` where PostgreSQL is not installed. `settings` are lines of its configuration.
-    pub(super) fn start(settings: &str) -> Option<Cluster> {
+    /// Starts one; `None` where PostgreSQL is not installed.
+    pub(super) fn start() -> Option<Cluster> {
+        Cluster::with(PORT, "listen_addresses=", &[])
+    }
+
+    /// The same, with a port, lines of its configuration (`{}` is its folder) and files in that folder.
+    pub(super) fn with(port: u16, settings: &str, files: &[(&str, &str)]) -> Option<Cluster> {
         let Some(bin) = bin() else {
             skip("a PostgreSQL server");
             return None;
@@ -33,6 +39,11 @@ impl Cluster {
         run(Command::new("chmod").arg("755").arg(folder.path()));
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            run(Command::new("chmod").arg("600").arg(path));
+        }
         if is_root() {
             run(Command::new("chown").arg("-R").arg(USER).arg(folder.path()));
         }
@@ -48,23 +59,27 @@ impl Cluster {
             USER,
         ]);
         run(init.arg("-D").arg(&data));
+        let here = folder.path().display().to_string();
+        let settings = settings
+            .lines()
+            .map(|line| line.trim().replace("{}", &here));
         let mut child = as_user(&bin.join("postgres"))
             .arg("-D")
             .arg(&data)
             .args([
                 "-c",
-                "listen_addresses=",
-                "-c",
                 "fsync=off",
                 "-c",
                 "log_statement=all",
+                "-c",
+                &format!("port={port}"),
             ])
             .arg("-c")
             .arg(format!(
                 "unix_socket_directories={}",
                 folder.path().display()
             ))
-            .args(settings.lines().flat_map(|line| ["-c", line]))
+            .args(settings.flat_map(|line| ["-c".to_owned(), line]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -84,7 +99,12 @@ impl Cluster {
                 kept.push('\n');
             }
         });
-        let cluster = Cluster { child, log, folder };
+        let cluster = Cluster {
+            child,
+            port,
+            log,
+            folder,
+        };
         let waited = wait.recv_timeout(Duration::from_secs(READY_SECONDS));
         assert!(
             waited.is_ok(),
@@ -112,7 +132,7 @@ impl Cluster {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(self.folder())
-            .port(PORT)
+            .port(self.port)
             .user(USER)
             .dbname(USER);
         let (client, connection) = config.connect(NoTls).await.unwrap();

@@ -6,6 +6,7 @@
 mod cluster;
 mod cut;
 mod reads;
+mod tls;
 mod writes;
 
 use crate::relations::Program;

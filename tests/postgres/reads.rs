@@ -26,7 +26,7 @@ INSERT INTO kinds (a, c, d, e, f, h, k, l, n, o, r, p, ak) VALUES
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn types_of_every_kind_are_read_or_are_text() {
-    let Some(cluster) = Cluster::start("") else {
+    let Some(cluster) = Cluster::start() else {
         return;
     };
     cluster.client().await.batch_execute(KINDS).await.unwrap();
@@ -141,7 +141,7 @@ async fn types_of_every_kind_are_read_or_are_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_need_not_travel_stays_there() {
-    let Some(cluster) = Cluster::start("") else {
+    let Some(cluster) = Cluster::start() else {
         return;
     };
     let client = cluster.client().await;
@@ -189,7 +189,7 @@ async fn what_need_not_travel_stays_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_said_and_a_restart_keeps_the_rest() {
-    let Some(mut cluster) = Cluster::start("") else {
+    let Some(mut cluster) = Cluster::start() else {
         return;
     };
     let client = cluster.client().await;

@@ -12,7 +12,7 @@ CREATE TABLE kinds (a smallint, c real, d float8, e numeric(6,2), f numeric, g t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_written_as_the_statement_says() {
-    let Some(cluster) = Cluster::start("") else {
+    let Some(cluster) = Cluster::start() else {
         return;
     };
     cluster.client().await.batch_execute(LABELS).await.unwrap();
@@ -99,7 +99,7 @@ async fn written(cluster: &Cluster) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_insert_that_is_cut_anywhere_leaves_nothing() {
-    let Some(cluster) = Cluster::start("") else {
+    let Some(cluster) = Cluster::start() else {
         return;
     };
     let client = cluster.client().await;
@@ -148,7 +148,7 @@ async fn an_insert_that_is_cut_anywhere_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_dies_is_said_and_verdicts_are_kept() {
-    let Some(mut cluster) = Cluster::start("") else {
+    let Some(mut cluster) = Cluster::start() else {
         return;
     };
     let posts = format!(
