@@ -8,9 +8,9 @@ use super::columns;
 use super::records::Syntax;
 use super::source::{About, Source, of_parquet};
 use super::text::Text;
-use crate::error::{Error, message};
+use crate::error::{Error, message, sqlstate};
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, GetExt, Result, Statistics};
 use datafusion::datasource::file_format::csv::{CsvFormat, CsvFormatFactory};
@@ -142,17 +142,14 @@ impl Format {
         objects: &[ObjectMeta],
     ) -> DataFusionError {
         let mut before: Vec<(&ObjectMeta, SchemaRef)> = Vec::new();
-        for object in objects {
+        let mut sorted: Vec<&ObjectMeta> = objects.iter().collect();
+        sorted.sort_by(|one, other| one.location.cmp(&other.location));
+        for object in sorted {
             let one = std::slice::from_ref(object);
             let schema = match self.inner.infer_schema(state, store, one).await {
                 Ok(schema) => schema,
                 Err(error) if self.is_parquet() => return self.named(error, object),
-                // The statement names one file as its location.
-                Err(error) if objects.len() == 1 => return error,
-                Err(error) => {
-                    let why = format!("{}: {}", address(object), message(&error));
-                    return super::source::refused(&error, why);
-                }
+                Err(error) => return self.unlike(error, (state, store), objects, object).await,
             };
             let differing = before.iter().find_map(|(other, known)| {
                 let (column, was, is) = columns::differing(known, &schema)?;
@@ -173,6 +170,40 @@ impl Format {
             before.push((object, schema));
         }
         error
+    }
+
+    /// What is wrong in a text file of these that no columns can be read from.
+    async fn unlike(
+        &self,
+        error: DataFusionError,
+        (state, store): (&dyn Session, &Arc<dyn ObjectStore>),
+        objects: &[ObjectMeta],
+        object: &ObjectMeta,
+    ) -> DataFusionError {
+        let text = self.text(self.header(state), Arc::new(Schema::empty()));
+        let found = match &text {
+            // The lines that are named are those of a piece of the file.
+            Some(text) if message(&error).contains("unequal lengths") || !text.csv => {
+                text.unlike(store, &object.location).await
+            }
+            _ => None,
+        };
+        let why = match (found, objects.len()) {
+            (Some((kind, why)), _) => format!("{kind}: {}: {why}", address(object)),
+            // The statement names one file as its location.
+            (None, 1) => return error,
+            (None, _) => format!("{}: {}", address(object), message(&error)),
+        };
+        let sqlstate = match sqlstate(&error) {
+            "XX000" => "22P04",
+            known => known,
+        };
+        Error::Refused {
+            sqlstate,
+            why,
+            hint: None,
+        }
+        .into()
     }
 
     /// Rows that types are read from, and whether there are more of them.
@@ -274,6 +305,14 @@ impl Format {
     }
 }
 
+/// The same columns, any of which may be missing in a file.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
+    let fields: Vec<Field> = fields.collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// A file as messages name it.
 fn address(object: &ObjectMeta) -> String {
     format!("file:///{}", object.location)
@@ -306,6 +345,7 @@ impl FileFormat for Format {
     ) -> Result<SchemaRef> {
         match self.inner.infer_schema(state, store, objects).await {
             Ok(schema) => {
+                let schema = nullable(&schema);
                 self.say((state, store), objects, &schema).await;
                 Ok(schema)
             }

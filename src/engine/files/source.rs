@@ -179,8 +179,7 @@ pub(super) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError 
         _ => return error,
     }
     let why = why.trim_start_matches("Parquet error: ");
-    let why = why.trim_start_matches("Parquet argument error: ");
-    let why = why.trim_start_matches("Parquet error: ");
+    let why = why.trim_start_matches("External: ");
     Error::Refused {
         sqlstate: "XX001",
         why: format!("{name} is no Parquet file, or a damaged one: {why}"),

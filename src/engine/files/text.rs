@@ -105,6 +105,36 @@ impl Text {
         Some(row.iter().map(str::to_owned).collect())
     }
 
+    /// The first row that no columns can be read from: the kind of error, and where and why.
+    pub(super) async fn unlike(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        location: &Path,
+    ) -> Option<(&'static str, String)> {
+        let (mut first, mut why) = (None, String::new());
+        let unlike = |_, record: &Record| {
+            if !self.csv {
+                let read: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&record.text);
+                why = read.err().map(|e| e.to_string()).unwrap_or_default();
+                return !why.is_empty();
+            }
+            let Some(fields) = self.fields(&record.text) else {
+                return false;
+            };
+            let (want, got) = (*first.get_or_insert(fields.len()), fields.len());
+            why = format!(", expected {want} got {got}");
+            want != got && !(self.truncated && got < want)
+        };
+        let line = self.find(store, location, 0, unlike).await?.line;
+        if self.csv {
+            let why = format!("incorrect number of fields for line {line}{why}");
+            return Some(("Csv error", why));
+        }
+        // It is given one line at a time.
+        let why = why.replace(" at line 1 column ", " at column ");
+        Some(("Json error", format!("line {line}: {why}")))
+    }
+
     /// Why these records cannot be read as rows of the columns.
     ///
     /// # Errors
