@@ -17,6 +17,7 @@ mod relations;
 mod roots;
 mod screens;
 pub mod script;
+mod servers;
 mod session;
 
 pub use judge::Asking;
@@ -30,6 +31,7 @@ use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
 use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::content::postgres::CountThere;
 use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
@@ -166,7 +168,8 @@ impl Engine {
             .with_config(config)
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
-            .with_default_features();
+            .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(CountThere));
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
         let mut state = install(builder, classifier).build();
         files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");
