@@ -114,7 +114,8 @@ impl Text {
         let (mut first, mut why) = (None, String::new());
         let unlike = |_, record: &Record| {
             if !self.csv {
-                let read: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&record.text);
+                let read: Result<serde::de::IgnoredAny, _> =
+                    serde_json::from_slice(record.text.trim_ascii_end());
                 why = read.err().map(|e| e.to_string()).unwrap_or_default();
                 return !why.is_empty();
             }
