@@ -163,6 +163,7 @@ fn wrong_files(dir: &std::path::Path) {
         ("exact.csv", "id,body\n1,one\n".to_owned()),
         ("quoted.csv", "id,body\n1,\"a\nb\nc\"\n\n2,x\nz,y\n".to_owned()),
         ("odd.csv", "id,body\n1,one\nx,two\n3\n4,four\n5,\"fi\nve\"\n".to_owned()),
+        ("open.csv", "id,body\n1,one\n2,\"two\n3,three\n4,four\n".to_owned()),
         (
             "odd.json",
             "{\"id\":1,\"body\":\"one\"}\n{\"id\":2,\n{\"id\":\"q\",\"body\":\"no\"}\n{\"id\":4,\"body\":\"four\"}\n".to_owned(),
@@ -314,6 +315,11 @@ const SAID: &[(&str, &str, &str)] = &[
         "(id INT) STORED AS CSV LOCATION 'odd.csv' OPTIONS (safeguard.ignore_broken maybe)",
         "SELECT 1",
         "ERROR:  22023: safeguard.ignore_broken is true or false, not maybe",
+    ),
+    (
+        "(id INT, body TEXT) STORED AS CSV LOCATION 'open.csv' OPTIONS (safeguard.ignore_broken true)",
+        "SELECT 1 / CAST(count(*) = 3 AS INT) FROM t",
+        "NOTICE:  file://{dir}/open.csv: 1 broken row left out, the first on line 3",
     ),
     // Parquet that is damaged.
     (

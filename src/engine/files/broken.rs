@@ -57,10 +57,24 @@ impl Filter {
     }
 
     fn end(&mut self) -> Bytes {
-        let last = self.splitter.end();
-        let kept = self.keep(last.into_iter().collect());
+        let mut kept = Vec::new();
+        while let Some(last) = self.splitter.end() {
+            if !last.open {
+                kept.extend(self.keep(vec![last]));
+                break;
+            }
+            // A quote that is never closed breaks its line, and not all that follow.
+            self.leave_out(last.line);
+            let rest = last.text.iter().position(|byte| *byte == b'\n');
+            let Some(rest) = rest.and_then(|at| last.text.get(at + 1..)) else {
+                break;
+            };
+            self.splitter = Splitter::new(self.text.syntax, last.line + 1);
+            let records = self.splitter.push(rest);
+            kept.extend(self.keep(records));
+        }
         self.say();
-        kept
+        kept.into()
     }
 
     fn keep(&mut self, mut records: Vec<Record>) -> Bytes {
@@ -79,12 +93,16 @@ impl Filter {
                 kept.extend(record.text);
                 continue;
             }
-            if self.left_out == 0 {
-                self.first = record.line;
-            }
-            self.left_out += 1;
+            self.leave_out(record.line);
         }
         kept.into()
+    }
+
+    fn leave_out(&mut self, line: u64) {
+        if self.left_out == 0 {
+            self.first = line;
+        }
+        self.left_out += 1;
     }
 
     fn say(&mut self) {

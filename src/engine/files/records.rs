@@ -21,6 +21,8 @@ pub(super) struct Record {
     /// The line of the file on which it begins, from 1.
     pub line: u64,
     pub text: Vec<u8>,
+    /// Whether the file ends before the quote does that is open in it.
+    pub open: bool,
 }
 
 /// Where in a record the next byte is.
@@ -84,10 +86,15 @@ impl Splitter {
     fn take(&mut self) -> Option<Record> {
         let text = std::mem::take(&mut self.text);
         let begun = std::mem::replace(&mut self.begun, self.line);
-        self.at = At::Field;
+        let at = std::mem::replace(&mut self.at, At::Field);
+        let open = matches!(at, At::Quoted | At::Escaped);
         let empty = text.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         let comment = self.syntax.comment.is_some() && text.first().copied() == self.syntax.comment;
-        (!empty && !comment).then_some(Record { line: begun, text })
+        (!empty && !comment).then_some(Record {
+            line: begun,
+            text,
+            open,
+        })
     }
 
     /// Whether the record ends with this byte.
@@ -186,6 +193,25 @@ mod tests {
                     want.iter().map(|(n, t)| (*n, (*t).to_owned())).collect();
                 assert_eq!(got, want, "{bytes:?} by {size}");
             }
+        }
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_is_seen() {
+        let csv = Syntax {
+            quote: Some(b'"'),
+            delimiter: b',',
+            ..Syntax::default()
+        };
+        for (bytes, open) in [
+            ("1,\"a\n2,b\n", true),
+            ("1,\"a\"\"\n", true),
+            ("1,\"a\"", false),
+            ("1,a\"", false),
+        ] {
+            let mut splitter = Splitter::new(csv, 1);
+            assert!(splitter.push(bytes.as_bytes()).is_empty(), "{bytes:?}");
+            assert_eq!(splitter.end().unwrap().open, open, "{bytes:?}");
         }
     }
 }
