@@ -171,7 +171,8 @@ impl Engine {
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(CountThere));
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
-        let state = install(builder, classifier).build();
+        let mut state = install(builder, classifier).build();
+        files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");
         let context = SessionContext::new_with_state(state);
         functions::register(&context, self, user);
         procedures::register(&context, self, user);

@@ -3,6 +3,15 @@
 //! Takes statements' plans and their errors, gives the errors with the file in them, and plans that know by a file's name how it
 //! is compressed. Knows no format.
 
+mod broken;
+mod columns;
+mod formats;
+mod records;
+mod source;
+mod text;
+
+pub(super) use formats::register;
+
 use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result};
@@ -41,12 +50,17 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
 }
 
 /// A CREATE EXTERNAL TABLE over files whose names all end as one compression's do, with that as its option, unless it says
-/// otherwise. Any other plan as it is.
+/// otherwise; and with the table's name as an option where its columns come from the files. Any other plan as it is.
 pub(super) fn compressed(mut plan: LogicalPlan) -> LogicalPlan {
     const OPTION: &str = "format.compression";
     let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = &mut plan else {
         return plan;
     };
+    table.options.remove(formats::INFERRED);
+    if table.schema.fields().is_empty() {
+        let name = table.name.table().to_owned();
+        table.options.insert(formats::INFERRED.to_owned(), name);
+    }
     // Parquet and the like are compressed inside, whatever the file is called.
     let whole = ["CSV", "JSON", "NDJSON"].contains(&&*table.file_type.to_uppercase());
     let by_name = |location: &String| {
