@@ -4,7 +4,7 @@
 //! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
 
 use super::script::{self, Statement};
-use super::{Engine, estimate, files, notice, procedures, relations};
+use super::{Engine, estimate, files, notice, procedures, relations, tables};
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
@@ -128,7 +128,16 @@ impl Session {
     /// It is not one query; what the guard refuses; what planning it finds.
     pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, Error> {
         let (state, plan) = self.query_plan(sql).await?;
-        rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+        self.stream(&state, &plan).await
+    }
+
+    /// The rows of a plan, under the guard.
+    pub(super) async fn stream(
+        &self,
+        state: &SessionState,
+        plan: &LogicalPlan,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        rows_of(self.physical(state, plan).await?, state.task_ctx())
     }
 
     /// The columns of such a query.
@@ -250,7 +259,7 @@ impl Session {
             return self.define(statement, plan, tally).await;
         }
         files::locations(&plan, &self.engine.roots)?;
-        let rows = rows_of(self.physical(&state, &plan).await?, state.task_ctx())?;
+        let rows = self.stream(&state, &plan).await?;
         Ok(match &plan {
             // What is written by then is written.
             LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
@@ -266,17 +275,23 @@ impl Session {
         plan: LogicalPlan,
         tally: Arc<Tally>,
     ) -> Result<SendableRecordBatchStream, Error> {
+        if let Some(table) = tables::kept(&self.engine, &plan) {
+            tables::create(self, statement, table, &tally).await?;
+            return self.nothing().await;
+        }
         let change = relations::change(self, statement, &plan);
         if let Some(change) = &change
             && relations::forget_unmade(self, change).await?
         {
+            tables::sweep(&self.engine).await?;
             return self.nothing().await;
         }
         let rows = self.execute(plan).await?;
-        if let Some(change) = change
-            && let Some(note) = relations::keep(self, change).await?
-        {
-            tally.note(note);
+        if let Some(change) = change {
+            if let Some(note) = relations::keep(self, change).await? {
+                tally.note(note);
+            }
+            tables::sweep(&self.engine).await?;
         }
         Ok(rows)
     }

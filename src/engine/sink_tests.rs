@@ -1,0 +1,1 @@
+//! INSERT into folders on disks that fail.
