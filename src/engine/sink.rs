@@ -10,7 +10,7 @@ use super::tables;
 use crate::error::Error;
 use async_trait::async_trait;
 use datafusion::arrow::array::Array;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider, TableProviderFactory};
 use datafusion::common::{
     Constraints, DataFusionError, Result, SchemaExt, Statistics, internal_err, not_impl_err,
@@ -25,6 +25,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateExternalTable, Expr, LogicalPlan, TableProviderFilterPushDown, TableType,
 };
+use datafusion::object_store;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use futures::StreamExt;
@@ -48,6 +49,9 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// The folder of a location; `None` where that is no folder of this machine's.
+    ///
+    /// # Errors
+    /// It is outside of the roots.
     fn place(&self, url: &ListingTableUrl) -> Result<Option<Place>> {
         let disk = self.disk.clone();
         if let (Some(own), tables::SCHEME) = (&self.own, url.scheme()) {
@@ -143,7 +147,8 @@ impl FolderTable {
     /// Finishes what a crash left, and waits until nothing is being published.
     async fn settled(&self) -> Result<tokio::sync::RwLockReadGuard<'_, ()>> {
         for url in self.files().table_paths() {
-            if let Some(place) = self.shelf.place(url)? {
+            // What is outside of the roots is refused where it is read.
+            if let Ok(Some(place)) = self.shelf.place(url) {
                 if url.scheme() == tables::SCHEME {
                     tables::check_there(&place.folder)?;
                 }
@@ -284,12 +289,17 @@ impl TableProvider for FolderTable {
             return not_impl_err!("cannot INSERT into {url}: its format writes no files");
         };
         let order = writer.sort_order().clone();
+        let fields = schema.fields().iter().map(|field| field.as_ref().clone());
+        let fields: Vec<Field> = fields.map(|field| field.with_nullable(true)).collect();
+        let any = Arc::new(Schema::new(fields));
         let sink = Publishing {
             writer,
             id,
             place,
             shelf: self.shelf.clone(),
-            schema,
+            table: schema,
+            any,
+            own: url.scheme() == tables::SCHEME,
         };
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), order)))
     }
@@ -302,7 +312,11 @@ struct Publishing {
     id: String,
     place: Place,
     shelf: Shelf,
-    schema: SchemaRef,
+    table: SchemaRef,
+    /// The table's columns, NULL taken: DataFusion would refuse it by the column's place, and not by its name.
+    any: SchemaRef,
+    /// Whether the table is one that the program keeps.
+    own: bool,
 }
 
 impl DisplayAs for Publishing {
@@ -315,7 +329,7 @@ impl DisplayAs for Publishing {
 #[async_trait]
 impl DataSink for Publishing {
     fn schema(&self) -> &SchemaRef {
-        &self.schema
+        &self.any
     }
 
     async fn write_all(
@@ -323,10 +337,13 @@ impl DataSink for Publishing {
         rows: SendableRecordBatchStream,
         context: &Arc<TaskContext>,
     ) -> Result<u64> {
+        if self.own {
+            tables::check_there(&self.place.folder)?;
+        }
         self.shelf.recover(self.place.clone()).await?;
         let (place, id) = (self.place.clone(), self.id.clone());
         let staging = blocking(move || Staging::begin(place, &id)).await?;
-        let rows = required(rows, Arc::clone(&self.schema));
+        let rows = required(rows, Arc::clone(&self.table));
         let written = self.writer.sink().write_all(rows, context).await?;
         let alone = Arc::clone(&self.shelf.gate).write_owned().await;
         blocking(move || {
@@ -363,4 +380,4 @@ fn required(rows: SendableRecordBatchStream, table: SchemaRef) -> SendableRecord
 
 #[cfg(test)]
 #[path = "sink_tests.rs"]
-mod tests;
+pub(super) mod tests;
