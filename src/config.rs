@@ -1,8 +1,10 @@
 //! Settings and limits: as typed, then as meant. The only reader of settings files and of the environment.
 
+mod content;
 mod endpoint;
 mod serve;
 
+pub use content::*;
 pub use endpoint::*;
 pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 
@@ -482,6 +484,11 @@ pub fn hub_token() -> Option<String> {
 pub fn endpoint_key() -> Option<String> {
     let key = std::env::var("SAFEGUARD_API_KEY").ok()?.trim().to_owned();
     (!key.is_empty()).then_some(key)
+}
+
+/// A variable that a user named as the place of a secret. Never shown.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The user who runs the program, as the system names them; `local` where it does not say.

@@ -17,6 +17,7 @@ mod relations;
 mod roots;
 mod screens;
 pub mod script;
+mod servers;
 mod session;
 mod sink;
 mod staging;
@@ -33,6 +34,7 @@ use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
 use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::content::postgres::CountThere;
 use crate::error::Error;
 use crate::model::memory::check_memory;
 use crate::models::{self, Place};
@@ -208,7 +210,8 @@ impl Engine {
             .with_config(config)
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
-            .with_default_features();
+            .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(CountThere));
         for (format, files) in SessionStateDefaults::default_table_factories() {
             let shelf = self.shelf.clone();
             builder = builder.with_table_factory(format, Arc::new(Folders { files, shelf }));

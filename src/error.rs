@@ -5,6 +5,7 @@
 
 use crate::backend::BackendError;
 use crate::config::ConfigError;
+use crate::content::ContentError;
 use crate::model::ModelError;
 use crate::models::ModelsError;
 use crate::policy::PolicyError;
@@ -50,6 +51,9 @@ pub enum Error {
     /// A model cannot be found or fetched.
     #[error(transparent)]
     Models(#[from] ModelsError),
+    /// Content cannot be read or written.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -71,6 +75,7 @@ impl Error {
             Error::Model(ModelError::Memory { .. }) => "53200",
             Error::Backend(error) => of_backend(error),
             Error::Model(_) => "58000",
+            Error::Content(error) => error.sqlstate,
             Error::Config(_) => "F0000",
             Error::Usage(_) => "22023",
         }
@@ -86,10 +91,15 @@ impl Error {
                 );
             }
             Error::Classify(ClassifyError::UnknownPolicy { near, .. }) => near,
-            Error::Refused { hint, .. } => return hint.clone(),
+            Error::Content(ContentError { hint, .. }) | Error::Refused { hint, .. } => {
+                return hint.clone();
+            }
             Error::Statement(error) => match source::<ClassifyError>(error) {
                 Some(ClassifyError::UnknownPolicy { near, .. }) => near,
-                _ => return source::<Error>(error)?.hint(),
+                _ => match source::<ContentError>(error) {
+                    Some(error) => return error.hint.clone(),
+                    None => return source::<Error>(error)?.hint(),
+                },
             },
             _ => return None,
         };
@@ -232,6 +242,9 @@ fn of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'sta
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return of_store(error);
+    }
+    if let Some(error) = error.downcast_ref::<ContentError>() {
+        return error.sqlstate;
     }
     match error.downcast_ref::<Error>() {
         Some(error) => error.sqlstate(),

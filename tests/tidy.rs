@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 16] = [
+const FLOORS: [(&str, u32); 17] = [
     ("config", 1),
     ("report", 1),
     ("policy", 2),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, u32); 16] = [
     ("backend", 3),
     ("classify", 4),
     ("models", 4),
+    ("content", 4),
     ("error", 5),
     ("engine", 6),
     ("change", 7),

@@ -1,4 +1,4 @@
-//! The catalog that survives a restart: external tables, views and schemas that SQL made.
+//! The catalog that survives a restart: external tables, views, schemas and servers that SQL made.
 //!
 //! Takes statements that made or dropped something, keeps them in the store, and makes everything again when the program
 //! starts. What cannot be made then (its file is gone) is said, kept, and made at a later start. A statement that holds a
@@ -6,6 +6,7 @@
 //! when they start. Knows no file formats.
 
 use super::script::{self, Statement};
+use super::servers::{self, Ask};
 use super::{CATALOG, Engine, Session, tables};
 use crate::error::Error;
 use crate::store::{RelationRow, now};
@@ -97,9 +98,12 @@ pub(super) fn change(
             let name = schema.schema_name.strip_prefix(&format!("{CATALOG}."));
             let name = name.unwrap_or(&schema.schema_name);
             let own = !name.contains('.') && !schema_exists(session, name);
-            own.then(|| {
-                let made_by = statement.sql.clone();
-                put(session, statement, ("schema", Name::schema(name)), made_by)
+            own.then(|| match servers::holds_secret(statement) {
+                true => Change::Secret(Name::schema(name)),
+                false => {
+                    let made_by = statement.sql.clone();
+                    put(session, statement, ("schema", Name::schema(name)), made_by)
+                }
             })
         }
         DdlStatement::CreateMemoryTable(table) if table.or_replace => Some(Change::Drop {
@@ -225,11 +229,18 @@ async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
         return Ok(());
     }
     let statement = Statement::parse(&row.made_by)?;
-    let plan = session.plan(&statement).await?;
-    if tables::reopen(session, &plan).await? {
-        return Ok(());
+    match session.plan(&statement).await? {
+        // It may be away while this program starts.
+        LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(create))
+            if servers::makes_one(&statement) =>
+        {
+            session.attach(&statement, &create, Ask::Later).await
+        }
+        plan => match tables::reopen(session, &plan).await? {
+            true => Ok(()),
+            false => session.execute(plan).await.map(drop),
+        },
     }
-    session.execute(plan).await.map(drop)
 }
 
 fn said(row: &RelationRow, error: &Error) -> String {

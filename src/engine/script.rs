@@ -3,7 +3,7 @@
 mod names;
 mod place;
 
-use names::folded;
+pub(super) use names::folded;
 pub use names::{display_name, unique_name};
 pub use place::position;
 
@@ -230,18 +230,51 @@ fn syntax(why: String) -> Error {
 
 fn parse(sql: &str) -> Result<Statement, Error> {
     let dialect = PostgreSqlDialect {};
-    let parser = DFParserBuilder::new(sql).with_dialect(&dialect).build();
+    let dropped = drop_server(sql);
+    let spelled = dropped.as_deref().unwrap_or(sql);
+    let parser = DFParserBuilder::new(spelled).with_dialect(&dialect).build();
     let mut statements = parser.and_then(|mut parser| parser.parse_statements())?;
     let Some(mut parsed) = statements.pop_front() else {
         return Err(syntax("an empty statement".to_owned()));
     };
     prepare(&mut parsed)?;
-    let tag = tag(&parsed);
+    let tag = match dropped {
+        Some(_) => DROP_SERVER,
+        None => tag(&parsed),
+    };
     Ok(Statement {
         sql: sql.to_owned(),
         offset: 0,
         parsed,
         tag,
+    })
+}
+
+/// The tag of what drops a server, which is a schema to the planner.
+pub(super) const DROP_SERVER: &str = "DROP SERVER";
+
+/// `DROP SERVER ..`, which the parser lacks, as `DROP SCHEMA .. CASCADE`: as long up to the name, so that positions hold.
+fn drop_server(sql: &str) -> Option<String> {
+    let rest = without_word(sql.trim_start(), "DROP")?;
+    let rest = without_word(rest, "SERVER")?;
+    let before = &sql[..sql.len() - rest.len() - "SERVER".len()];
+    let last = rest.split_whitespace().last()?;
+    let behind = ["CASCADE", "RESTRICT"]
+        .iter()
+        .any(|word| last.eq_ignore_ascii_case(word));
+    Some(format!(
+        "{before}SCHEMA{rest}{}",
+        if behind { "" } else { " CASCADE" }
+    ))
+}
+
+/// What is behind a word and its white space.
+fn without_word<'a>(sql: &'a str, word: &str) -> Option<&'a str> {
+    let (found, rest) = sql.split_at_checked(word.len())?;
+    let apart = rest.starts_with(char::is_whitespace);
+    (apart && found.eq_ignore_ascii_case(word)).then(|| match word {
+        "DROP" => rest.trim_start(),
+        _ => rest,
     })
 }
 
@@ -435,6 +468,7 @@ fn tag(parsed: &Parsed) -> &'static str {
         ast::Statement::CreateTable(_) => "CREATE TABLE",
         ast::Statement::CreateView { .. } => "CREATE VIEW",
         ast::Statement::CreateSchema { .. } => "CREATE SCHEMA",
+        ast::Statement::CreateServer(_) => "CREATE SERVER",
         ast::Statement::Drop { object_type, .. } => match object_type {
             ast::ObjectType::Table => "DROP TABLE",
             ast::ObjectType::View => "DROP VIEW",

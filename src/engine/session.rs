@@ -4,6 +4,7 @@
 //! before it runs. Knows DataFusion's context; knows nothing of sockets or terminals.
 
 use super::script::{self, Statement};
+use super::servers::{self, Ask};
 use super::{Engine, estimate, files, notice, procedures, relations, tables};
 use crate::config::Role;
 use crate::error::Error;
@@ -12,7 +13,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::config::{ConfigField, ExtensionOptions};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -173,8 +174,14 @@ impl Session {
 
     /// Plans a statement; parameters (`$1`) stay open.
     pub async fn plan(&self, statement: &Statement) -> Result<LogicalPlan, Error> {
+        if let Some(plan) = servers::planned(statement)? {
+            return Ok(plan);
+        }
         let state = self.context.state();
-        Ok(state.statement_to_plan(statement.parsed.clone()).await?)
+        let (parsed, insertion) = servers::without_conflict(statement.parsed.clone())?;
+        let plan = state.statement_to_plan(parsed).await?;
+        servers::check_target(&plan, &insertion)?;
+        Ok(plan)
     }
 
     /// The columns that a plan's rows will have.
@@ -245,11 +252,16 @@ impl Session {
         let state = self.context.state_ref();
         let tally = Arc::clone(scope.tally());
         let most = scope.settings().max_undecided_ratio;
-        state.write().config_mut().set_extension(scope);
+        let (_, insertion) = servers::without_conflict(statement.parsed.clone())?;
+        {
+            let mut state = state.write();
+            state.config_mut().set_extension(scope);
+            state.config_mut().set_extension(Arc::new(insertion));
+        }
         let state = self.context.state();
         let plan = match plan {
             Some(plan) => plan,
-            None => state.statement_to_plan(statement.parsed.clone()).await?,
+            None => self.plan(statement).await?,
         };
         if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) = &plan {
             procedures::check(&plan)?;
@@ -279,6 +291,11 @@ impl Session {
             tables::create(self, statement, table, &tally).await?;
             return self.nothing().await;
         }
+        if statement.tag == script::DROP_SERVER
+            && let LogicalPlan::Ddl(DdlStatement::DropCatalogSchema(drop)) = &plan
+        {
+            self.check_server(drop.name.schema_name())?;
+        }
         let change = relations::change(self, statement, &plan);
         if let Some(change) = &change
             && relations::forget_unmade(self, change).await?
@@ -286,7 +303,15 @@ impl Session {
             tables::sweep(&self.engine).await?;
             return self.nothing().await;
         }
-        let rows = self.execute(plan).await?;
+        let rows = match &plan {
+            LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(create))
+                if servers::makes_one(statement) =>
+            {
+                self.attach(statement, create, Ask::Now).await?;
+                self.nothing().await?
+            }
+            _ => self.execute(plan).await?,
+        };
         if let Some(change) = change {
             if let Some(note) = relations::keep(self, change).await? {
                 tally.note(note);

@@ -70,9 +70,9 @@ impl Shelf {
             return Ok(None);
         }
         let roots = self.roots.clone();
-        // What is outside of the roots is refused where it is read.
-        let resolved = roots.resolve("write", &folder(url.prefix())?).ok();
-        Ok(resolved.map(|folder| Place {
+        let resolved = roots.resolve("write", &folder(url.prefix())?);
+        let folder = resolved.map_err(object_store::Error::from)?;
+        Ok(Some(Place {
             folder,
             roots,
             disk,

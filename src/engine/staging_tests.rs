@@ -55,7 +55,7 @@ fn steps_of_a_publication() -> usize {
     let place = place(dir.path(), disk);
     stage(&place).unwrap().publish().unwrap();
     assert_eq!(visible(dir.path()), FILES);
-    assert_eq!(hidden(dir.path()).unwrap(), [PathBuf::new(); 0]);
+    assert!(hidden(dir.path()).unwrap().is_empty());
     steps.load(SeqCst)
 }
 
@@ -71,7 +71,7 @@ fn a_step_that_fails_leaves_nothing_or_all() {
         // Recovery changes nothing of it, and clears what is left.
         recover(&place(dir.path(), Disk::default())).unwrap();
         assert_eq!(visible(dir.path()), want, "step {at}: {done:?}");
-        assert_eq!(hidden(dir.path()).unwrap(), [PathBuf::new(); 0]);
+        assert!(hidden(dir.path()).unwrap().is_empty());
         *(if done.is_ok() {
             &mut published
         } else {
@@ -106,11 +106,7 @@ fn a_crash_between_any_two_steps_is_rolled_forward_or_leaves_nothing() {
             true => nothing += 1,
             false => all += 1,
         }
-        assert_eq!(
-            hidden(dir.path()).unwrap(),
-            [PathBuf::new(); 0],
-            "step {at}"
-        );
+        assert!(hidden(dir.path()).unwrap().is_empty(), "step {at}");
     }
     // Between each two of the renames the crash did leave a part.
     assert_eq!(
@@ -158,7 +154,7 @@ fn what_a_live_owner_stages_is_left_alone() {
     let other = stage(&place).unwrap();
     assert_eq!(hidden(dir.path()).unwrap().len(), 1);
     drop(other);
-    assert_eq!(hidden(dir.path()).unwrap(), [PathBuf::new(); 0]);
+    assert!(hidden(dir.path()).unwrap().is_empty());
     // Nothing written, nothing published.
     Staging::begin(place.clone(), "2")
         .unwrap()

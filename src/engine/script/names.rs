@@ -228,7 +228,7 @@ fn set_alias(item: &mut SelectItem, name: String, again: bool) {
 }
 
 /// An identifier as PostgreSQL reads it.
-pub(super) fn folded(ident: &Ident) -> String {
+pub fn folded(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_lowercase(),

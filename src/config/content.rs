@@ -1,0 +1,10 @@
+//! Limits of content that is elsewhere.
+
+/// Seconds that an attached database has to let us in.
+pub const SERVER_CONNECT_SECONDS: u64 = 10;
+/// Seconds for which the tables of an attached database are taken to be as they were.
+pub const SERVER_CATALOG_SECONDS: u64 = 5;
+/// Bytes of a batch read from an attached database, and of one that is sent to it.
+pub const SERVER_BATCH_BYTES: usize = 4 << 20;
+/// Characters of a database's own words in an error of ours.
+pub const SERVER_WORDS_MAX: usize = 400;
