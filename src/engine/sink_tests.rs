@@ -293,6 +293,11 @@ async fn what_a_table_cannot_take_is_said_before_anything_is_written() {
             "INSERT INTO t VALUES (1, 'a', 'x'), (2, 'b', NULL)",
             "23502",
         ),
+        (
+            "INSERT INTO t SELECT i, 'a', CASE i WHEN 1 THEN 'x' END FROM generate_series(1, 2) AS g(i)",
+            "23502",
+        ),
+        ("SELECT count(*) FROM t", "0"),
         ("INSERT INTO t VALUES (1, NULL, 'a/b=c d%')", "1"),
         ("SELECT * FROM t", "1||a/b=c d%"),
         (

@@ -116,6 +116,14 @@ pub(super) async fn create(
     table: &CreateMemoryTable,
     tally: &Tally,
 ) -> Result<(), Error> {
+    let Some(name) = relations::resolved(session, &table.name) else {
+        let why = format!("table {} is not in the database {CATALOG}", table.name);
+        return Err(refused("0A000", why));
+    };
+    if !relations::schema_exists(session, &name.schema) {
+        let why = format!("schema \"{}\" does not exist", name.schema);
+        return Err(refused("3F000", why));
+    }
     let there = session.context.table_exist(table.name.clone())?;
     match (there, table.if_not_exists, table.or_replace) {
         (_, true, true) => {
@@ -128,14 +136,6 @@ pub(super) async fn create(
             return Err(DataFusionError::Execution(why).into());
         }
         _ => {}
-    }
-    let Some(name) = relations::resolved(session, &table.name) else {
-        let why = format!("table {} is not in the database {CATALOG}", table.name);
-        return Err(refused("0A000", why));
-    };
-    if !relations::schema_exists(session, &name.schema) {
-        let why = format!("schema '{}' not found", name.schema);
-        return Err(DataFusionError::Plan(why).into());
     }
     let schema = columns(session, table)?;
     let below = below(&name, &new_id()?);

@@ -42,6 +42,10 @@ async fn tables_are_there_after_a_restart() {
         ),
         ("SELECT * FROM s.\"Odd name/..\"", ""),
         ("INSERT INTO s.\"Odd name/..\" VALUES (NULL, 'a')", "23502"),
+        (
+            "INSERT INTO s.\"Odd name/..\" SELECT NULLIF(id, 9), 'a' FROM t",
+            "23502",
+        ),
         ("SELECT * FROM gone", "42P01"),
         ("SELECT * FROM again", "2"),
         ("SELECT * FROM empty", ""),
