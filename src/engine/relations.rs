@@ -2,7 +2,7 @@
 //!
 //! Takes statements that made or dropped something, keeps them in the store, and makes everything again when the program
 //! starts. What cannot be made then (its file is gone) is said, kept, and made at a later start. A statement that holds a
-//! secret is not kept. Tables of CREATE TABLE are kept as `tables` says. Two processes on one store see each other's relations
+//! secret is not kept. Tables of CREATE TABLE AS are kept as `tables` says. Two processes on one store see each other's relations
 //! when they start. Knows no file formats.
 
 use super::script::{self, Statement};

@@ -1,6 +1,6 @@
-//! Tables that CREATE TABLE makes and that are there after a restart: Parquet files below the data directory.
+//! Tables that CREATE TABLE AS makes and that are there after a restart: Parquet files below the data directory.
 //!
-//! Takes CREATE TABLE statements, gives tables whose folder is `tables/<schema>/<name>-<id>/` and whose columns stand in a file
+//! Takes CREATE TABLE AS statements, gives tables whose folder is `tables/<schema>/<name>-<id>/` and whose columns stand in a file
 //! without rows. The relation in the store decides: a folder that no relation names and no process works on is removed. Their
 //! locations have a scheme of their own, which no statement may name. Without a data directory there is none of this.
 
@@ -74,11 +74,11 @@ pub(super) fn check_there(folder: &Path) -> datafusion::common::Result<()> {
     }
 }
 
-/// The statement's CREATE TABLE, where its table is to be kept.
+/// The statement's CREATE TABLE AS, where its table is to be kept.
 pub(super) fn kept<'a>(engine: &Engine, plan: &'a LogicalPlan) -> Option<&'a CreateMemoryTable> {
     match plan {
         LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))
-            if engine.shelf.own.is_some() && !table.temporary =>
+            if engine.shelf.own.is_some() && !table.temporary && !is_bare(&table.input) =>
         {
             Some(table)
         }
@@ -141,9 +141,7 @@ pub(super) async fn create(
     let below = below(&name, &new_id()?);
     let making = make_folder(session, &below, &schema).await?;
     let provider = open(&session.engine.shelf, &below, schema)?;
-    if !is_bare(&table.input) {
-        fill(session, table, Arc::clone(&provider)).await?;
-    }
+    fill(session, table, Arc::clone(&provider)).await?;
     if table.constraints.iter().next().is_some() {
         tally.note("PRIMARY KEY and UNIQUE are not checked, and not kept".to_owned());
     }
@@ -154,12 +152,12 @@ pub(super) async fn create(
     sweep(&session.engine).await
 }
 
-/// A CREATE TABLE without AS: its columns and no rows.
+/// A CREATE TABLE without AS: its columns and no rows. It stays in memory, where UPDATE and DELETE work.
 fn is_bare(input: &LogicalPlan) -> bool {
     matches!(input, LogicalPlan::EmptyRelation(empty) if !empty.produce_one_row)
 }
 
-/// The table's columns. Those of a query take NULL.
+/// The table's columns, which take NULL.
 fn columns(session: &Session, table: &CreateMemoryTable) -> Result<SchemaRef, Error> {
     let found = session.columns(&table.input)?;
     let mut names = BTreeSet::new();
@@ -170,9 +168,6 @@ fn columns(session: &Session, table: &CreateMemoryTable) -> Result<SchemaRef, Er
     if let Some((column, _)) = table.column_defaults.first() {
         let why = format!("cannot keep the DEFAULT of column \"{column}\"");
         return Err(refused("0A000", why));
-    }
-    if is_bare(&table.input) {
-        return Ok(found);
     }
     let fields = found.fields().iter();
     let fields: Vec<Field> = fields

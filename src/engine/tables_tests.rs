@@ -24,7 +24,8 @@ async fn tables_are_there_after_a_restart() {
     let script = "CREATE SCHEMA s;
          CREATE TABLE t AS SELECT i AS id, 'text ' || i AS body, i % 2 = 0 AS even, i * 0.5 AS half,
              DATE '2026-01-01' AS day, TIMESTAMP '2026-01-01T10:00:00Z' AS at, [i, i + 1] AS list FROM generate_series(1, 1000) AS g(i);
-         CREATE TABLE s.\"Odd name/..\" (id INT NOT NULL, body TEXT);
+         CREATE TABLE s.\"Odd name/..\" AS SELECT 1 AS id, '' AS body WHERE false;
+         CREATE TABLE in_memory (a INT DEFAULT 5);
          CREATE TABLE IF NOT EXISTS t AS SELECT 1 AS other;
          CREATE TABLE gone AS SELECT 1 AS a; DROP TABLE gone;
          CREATE OR REPLACE TABLE again AS SELECT 1 AS a; CREATE OR REPLACE TABLE again AS SELECT a + 1 AS b FROM again;
@@ -41,11 +42,6 @@ async fn tables_are_there_after_a_restart() {
             "text 7|false|2026-01-01|[7, 8]",
         ),
         ("SELECT * FROM s.\"Odd name/..\"", ""),
-        ("INSERT INTO s.\"Odd name/..\" VALUES (NULL, 'a')", "23502"),
-        (
-            "INSERT INTO s.\"Odd name/..\" SELECT NULLIF(id, 9), 'a' FROM t",
-            "23502",
-        ),
         ("SELECT * FROM gone", "42P01"),
         ("SELECT * FROM again", "2"),
         ("SELECT * FROM empty", ""),
@@ -107,7 +103,7 @@ async fn what_fails_leaves_neither_table_nor_files() {
             "22012",
         ),
         ("CREATE TABLE t AS SELECT INTERVAL '1 month' AS a", "0A000"),
-        ("CREATE TABLE t (a INT DEFAULT 5)", "0A000"),
+        ("CREATE TABLE t (a INT DEFAULT 5) AS SELECT 1", "0A000"),
         ("CREATE TEMPORARY TABLE t AS SELECT 1 AS a", "0A000"),
         ("CREATE TABLE t AS SELECT * FROM missing", "42P01"),
         ("SELECT * FROM t", "42P01"),
