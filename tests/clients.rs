@@ -101,12 +101,12 @@ fn starts(program: &str, argument: &str) -> bool {
 }
 
 /// Whether clients are required, on a machine that does nothing else meanwhile.
-fn required() -> bool {
+pub(crate) fn required() -> bool {
     std::env::var_os("SAFEGUARD_CLIENTS").is_some_and(|value| value == "require")
 }
 
 /// A client that is not here: a failure where clients are required.
-fn skip(what: &str) {
+pub(crate) fn skip(what: &str) {
     assert!(!required(), "{what} is missing; .ci/clients installs it");
     eprintln!("skipped: {what} is not on this machine");
 }

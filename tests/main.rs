@@ -24,6 +24,8 @@ mod models;
 mod parity;
 /// Policies by the command line.
 mod policies;
+/// A real PostgreSQL as a place of content.
+mod postgres;
 /// A process killed at any instant loses no verdict that was returned and asks nothing twice.
 mod recovery;
 /// The catalog that survives a restart.

@@ -9,14 +9,14 @@ use safeguard::store::Store;
 use std::path::{Path, PathBuf};
 
 /// A program over a data folder, until it is dropped.
-struct Program {
+pub(crate) struct Program {
     engine: Engine,
     session: Session,
-    unmade: Vec<String>,
+    pub(crate) unmade: Vec<String>,
 }
 
 impl Program {
-    async fn start(data: &Path, roots: Option<Vec<PathBuf>>) -> Program {
+    pub(crate) async fn start(data: &Path, roots: Option<Vec<PathBuf>>) -> Program {
         let store = Store::open(data).unwrap();
         let engine = Engine::with_backend(store, Script::new("one"))
             .await
@@ -31,14 +31,14 @@ impl Program {
     }
 
     /// The last statement's cells joined by `|`, rows by `;`, and the notices, or the SQLSTATE.
-    async fn said(&self, script: &str) -> String {
+    pub(crate) async fn said(&self, script: &str) -> String {
         match self.run(script).await {
             Ok(said) => said,
             Err(error) => error.sqlstate().to_owned(),
         }
     }
 
-    async fn run(&self, script: &str) -> Result<String, Error> {
+    pub(crate) async fn run(&self, script: &str) -> Result<String, Error> {
         let mut said = String::new();
         for statement in self.session.split(script) {
             let (stream, ended) = self.session.run(&statement?).await?.split();

@@ -7,7 +7,7 @@ use super::script::{self, Statement};
 use super::{CATALOG, Session};
 use crate::content::postgres::{Attached, Insertion, Options, Table};
 use crate::error::Error;
-use datafusion::common::{DFSchema, DataFusionError, plan_err};
+use datafusion::common::{DFSchema, plan_err};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{CreateCatalogSchema, DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement as Parsed;
@@ -219,8 +219,12 @@ pub(super) fn check_target(plan: &LogicalPlan, insertion: &Insertion) -> Result<
     {
         return Ok(());
     }
-    let why = "INSERT .. ON CONFLICT is for tables of an attached PostgreSQL server";
-    Err(DataFusionError::NotImplemented(why.to_owned()).into())
+    let hint = "ask for the rows that are there first, or INSERT .. SELECT .. WHERE NOT EXISTS";
+    Err(Error::Refused {
+        sqlstate: "0A000",
+        why: "INSERT .. ON CONFLICT is for tables of an attached PostgreSQL server".to_owned(),
+        hint: Some(hint.to_owned()),
+    })
 }
 
 fn check_conflict(conflict: &OnConflict) -> Result<(), Error> {
@@ -257,6 +261,9 @@ impl Visitor for Plain {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(format!("a call of {name}")),
                 }
+            }
+            Expr::Value(value) if matches!(value.value, ast::Value::Placeholder(_)) => {
+                ControlFlow::Break("a parameter".to_owned())
             }
             Expr::Cast { .. } => ControlFlow::Break("a cast".to_owned()),
             _ => ControlFlow::Continue(()),
@@ -314,6 +321,7 @@ mod tests {
             ("a = pg_read_file('/etc/passwd')", "a call of pg_read_file"),
             ("a = excluded.a WHERE EXISTS (SELECT 1)", "a query"),
             ("a = 'x'::regclass", "a cast"),
+            ("a = $1", "a parameter"),
         ] {
             let sql = format!("INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET {set}");
             let error = insertion(&sql).unwrap_err().to_string();

@@ -337,6 +337,7 @@ impl Session {
     /// The rows of a statement that gives none.
     async fn nothing(&self) -> Result<SendableRecordBatchStream, Error> {
         let nothing = self.context.read_empty()?.select_columns(&[])?;
+        let nothing = nothing.limit(0, Some(0))?;
         Ok(nothing.execute_stream().await?)
     }
 

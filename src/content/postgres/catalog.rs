@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tables, views and foreign tables of one schema, a row a column; a domain is what it is made of.
+/// Tables, views and foreign tables of one schema, a row a column; a domain is what it is made of. `character` and `bit`
+/// without a length are one character, and a cast to them cuts.
 const COLUMNS: &str = "WITH RECURSIVE base(oid, base, typmod) AS (
   SELECT oid, oid, -1 FROM pg_type WHERE typtype <> 'd'
   UNION ALL
@@ -24,7 +25,9 @@ const COLUMNS: &str = "WITH RECURSIVE base(oid, base, typmod) AS (
   FROM pg_type d JOIN base b ON d.typbasetype = b.oid WHERE d.typtype = 'd'
 )
 SELECT c.relname::text, a.attname::text, b.base, CASE WHEN a.atttypmod >= 0 THEN a.atttypmod ELSE b.typmod END,
-  coalesce(l.collisdeterministic, true), format_type(a.atttypid, NULL)
+  coalesce(l.collisdeterministic, true), CASE a.atttypid
+    WHEN 1042 THEN 'bpchar' WHEN 1014 THEN '_bpchar' WHEN 1560 THEN 'varbit' WHEN 1561 THEN '_varbit'
+    ELSE format_type(a.atttypid, NULL) END
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -142,6 +145,17 @@ impl SchemaProvider for Attached {
 
     fn table_exist(&self, name: &str) -> bool {
         self.known().tables.contains_key(name)
+    }
+
+    fn register_table(
+        &self,
+        name: String,
+        _: Arc<dyn TableProvider>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let server = &self.server.name;
+        let why =
+            format!("table {name} cannot be made here: tables of server {server} are made there");
+        Err(ContentError::new("0A000", why).into())
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {

@@ -41,7 +41,6 @@ fn refused(statement: &Statement) -> Option<(&'static str, Option<&'static str>)
         ),
         Statement::CreateOperator(_) => plain("CREATE OPERATOR"),
         Statement::CreateCollation(_) => plain("CREATE COLLATION"),
-        Statement::CreateServer(_) => plain("CREATE SERVER"),
         Statement::AlterTable(_) => plain("ALTER TABLE"),
         Statement::AlterIndex { .. } => plain("ALTER INDEX"),
         Statement::AlterView { .. } => with("ALTER VIEW", "CREATE OR REPLACE VIEW changes a view"),
@@ -79,10 +78,6 @@ fn refused(statement: &Statement) -> Option<(&'static str, Option<&'static str>)
             "CREATE TABLE .. AS keeps the rows, CREATE VIEW the query",
         ),
         Statement::CreateView(view) if view.temporary => plain("CREATE TEMPORARY VIEW"),
-        Statement::Insert(insert) if insert.on.is_some() => with(
-            "INSERT .. ON CONFLICT",
-            "ask for the rows that are there first, or INSERT .. SELECT .. WHERE NOT EXISTS",
-        ),
         Statement::Insert(insert) if insert.returning.is_some() => returning(),
         Statement::Update(update) if update.returning.is_some() => returning(),
         Statement::Delete(delete) if delete.returning.is_some() => returning(),

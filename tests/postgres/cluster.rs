@@ -1,0 +1,210 @@
+//! A PostgreSQL of one test.
+
+use crate::clients::skip;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+use tokio_postgres::{Client, NoTls};
+
+/// One that is not ready by then will not be.
+const READY_SECONDS: u64 = 60;
+/// The user that it runs as where tests run as root, which it refuses.
+const USER: &str = "postgres";
+/// Of the socket's name alone, where nothing listens on it.
+pub(super) const PORT: u16 = 5432;
+
+/// Killed when it goes out of scope.
+pub(super) struct Cluster {
+    child: Child,
+    port: u16,
+    log: Arc<Mutex<String>>,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts one; `None` where PostgreSQL is not installed.
+    pub(super) fn start() -> Option<Cluster> {
+        Cluster::with(PORT, "listen_addresses=", &[])
+    }
+
+    /// The same, with a port, lines of its configuration (`{}` is its folder) and files in that folder.
+    pub(super) fn with(port: u16, settings: &str, files: &[(&str, &str)]) -> Option<Cluster> {
+        let Some(bin) = bin() else {
+            skip("a PostgreSQL server");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        run(Command::new("chmod").arg("755").arg(folder.path()));
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            run(Command::new("chmod").arg("600").arg(path));
+        }
+        if is_root() {
+            run(Command::new("chown").arg("-R").arg(USER).arg(folder.path()));
+        }
+        let mut init = as_user(&bin.join("initdb"));
+        let init = init.args([
+            "--no-sync",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-U",
+            USER,
+        ]);
+        run(init.arg("-D").arg(&data));
+        let here = folder.path().display().to_string();
+        let settings = settings
+            .lines()
+            .map(|line| line.trim().replace("{}", &here));
+        let mut child = as_user(&bin.join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "-c",
+                "fsync=off",
+                "-c",
+                "log_statement=all",
+                "-c",
+                &format!("port={port}"),
+            ])
+            .arg("-c")
+            .arg(format!(
+                "unix_socket_directories={}",
+                folder.path().display()
+            ))
+            .args(settings.flat_map(|line| ["-c".to_owned(), line]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (ready, wait) = mpsc::channel();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if line.contains("ready to accept connections") {
+                    let _ = ready.send(());
+                }
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        let cluster = Cluster {
+            child,
+            port,
+            log,
+            folder,
+        };
+        let waited = wait.recv_timeout(Duration::from_secs(READY_SECONDS));
+        assert!(
+            waited.is_ok(),
+            "PostgreSQL did not start:\n{}",
+            cluster.log()
+        );
+        Some(cluster)
+    }
+
+    /// The folder of its socket.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it said so far, its statements among it.
+    pub(super) fn log(&self) -> String {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A client of its own, by the side of ours.
+    pub(super) async fn client(&self) -> Client {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(self.folder())
+            .port(self.port)
+            .user(USER)
+            .dbname(USER);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The statement that attaches it.
+    pub(super) fn create_server(&self, name: &str) -> String {
+        create_server(name, self.folder())
+    }
+
+    /// Kills it and its children, as a machine that fails does.
+    pub(super) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The statement that attaches what listens in a folder.
+pub(super) fn create_server(name: &str, folder: &Path) -> String {
+    format!(
+        "CREATE SERVER {name} FOREIGN DATA WRAPPER postgres OPTIONS (host '{}', port '{PORT}', dbname '{USER}', user '{USER}')",
+        folder.display()
+    )
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where the server's programs are: Debian keeps them beside the path.
+fn bin() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let mut found: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").is_file())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|id| id.stdout.starts_with(b"0\n"))
+}
+
+fn as_user(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--reuid={USER}"))
+        .arg(format!("--regid={USER}"));
+    command.arg("--clear-groups").arg(program);
+    command
+}
+
+fn run(command: &mut Command) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut said);
+    assert!(child.wait().unwrap().success(), "{command:?}: {said}");
+}
