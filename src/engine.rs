@@ -19,6 +19,9 @@ mod screens;
 pub mod script;
 mod servers;
 mod session;
+mod sink;
+mod staging;
+mod tables;
 
 pub use judge::Asking;
 pub use script::{Statement, pieces, syntax_error};
@@ -41,13 +44,15 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
 };
-use datafusion::execution::SessionStateBuilder;
+use datafusion::common::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
 use safeguard_udfs::{Summary, install};
+use sink::{Folders, Shelf};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,6 +69,7 @@ pub struct Engine {
     catalogs: Arc<dyn CatalogProviderList>,
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
+    shelf: Shelf,
     functions: Arc<Vec<Function>>,
     /// The user's own policies, if any.
     folder: Option<Arc<Path>>,
@@ -75,6 +81,7 @@ impl Engine {
     /// Opens store, policies and model; takes as long as reading the model's weights.
     pub async fn open(config: Config) -> Result<Engine, Error> {
         let (roots, folder) = (config.content_roots.clone(), config.policies.clone());
+        let data = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let store = match &config.data_dir {
                 Some(dir) => Store::open(dir)?,
@@ -85,14 +92,48 @@ impl Engine {
         let (store, backend) = opened.await.expect("bug: opening panicked")?;
         let engine = Engine::with_backend(store, backend).await?;
         screens::ship(&engine.store, &engine.policies, &engine.model).await?;
-        engine.with_policies(folder.as_deref()).with_roots(roots)
+        let engine = engine.with_policies(folder.as_deref()).with_roots(roots)?;
+        match data {
+            Some(data) => engine.with_tables(&data),
+            None => Ok(engine),
+        }
     }
 
     /// The same engine for sessions that read and write files only below these folders, which must be resolved (absolute,
     /// without symlinks); `None` for whatever the program may.
     pub fn with_roots(mut self, roots: Option<Vec<PathBuf>>) -> Result<Engine, Error> {
-        self.roots = Roots::new(roots);
-        self.runtime = self.roots.runtime()?;
+        self.roots = Roots::new(roots).without(self.roots.apart());
+        self.with_files()
+    }
+
+    /// The same engine, whose CREATE TABLE keeps tables below this data directory, where no other statement reads or writes.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn with_tables(mut self, data: &Path) -> Result<Engine, Error> {
+        let own = tables::prepare(data).map_err(DataFusionError::from)?;
+        let database = own.with_file_name("verdicts.db");
+        let beside = ["-wal", "-shm"].map(|end| own.with_file_name(format!("verdicts.db{end}")));
+        let apart = beside.into_iter().chain([database, own.clone()]);
+        self.roots = self.roots.without(apart.collect());
+        self.shelf.own = Some(own);
+        self.with_files()
+    }
+
+    /// The same engine on a disk that fails.
+    #[cfg(test)]
+    fn on(mut self, disk: staging::Disk) -> Result<Engine, Error> {
+        self.shelf.disk = disk;
+        self.with_files()
+    }
+
+    /// What reads and writes files, by what is set.
+    fn with_files(mut self) -> Result<Engine, Error> {
+        self.shelf.roots = self.roots.clone();
+        self.runtime = self.roots.runtime(&self.shelf.disk)?;
+        if let Some(own) = &self.shelf.own {
+            tables::register(&self.runtime, own, &self.shelf.disk)?;
+        }
         Ok(self)
     }
 
@@ -133,8 +174,9 @@ impl Engine {
             model,
             classifier,
             catalogs: catalogs(tables, store_jobs)?,
-            runtime: Roots::default().runtime()?,
+            runtime: Roots::default().runtime(&staging::Disk::default())?,
             roots: Roots::default(),
+            shelf: Shelf::default(),
             functions: Arc::new(vec![publish::function(), calibrate::function()]),
             folder: None,
             procedures: Arc::default(),
@@ -164,12 +206,16 @@ impl Engine {
                 false,
             )
             .set_bool("datafusion.sql_parser.collect_spans", true);
-        let builder = SessionStateBuilder::new()
+        let mut builder = SessionStateBuilder::new()
             .with_config(config)
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(CountThere));
+        for (format, files) in SessionStateDefaults::default_table_factories() {
+            let shelf = self.shelf.clone();
+            builder = builder.with_table_factory(format, Arc::new(Folders { files, shelf }));
+        }
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
         let mut state = install(builder, classifier).build();
         files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");

@@ -324,6 +324,9 @@ fn of_arrow(error: &ArrowError) -> &'static str {
         ArrowError::ParseError(_) | ArrowError::CsvError(_) | ArrowError::JsonError(_) => "22P04",
         ArrowError::ArithmeticOverflow(_) => "22003",
         ArrowError::MemoryError(_) => "53200",
+        ArrowError::InvalidArgumentError(why) if why.contains("declared as non-nullable") => {
+            "23502"
+        }
         ArrowError::IoError(..) => "58030",
         _ => "XX000",
     }

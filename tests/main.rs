@@ -36,6 +36,8 @@ mod replay;
 mod reports;
 /// Screens before the model: what they decide, and what stops them.
 mod screens;
+/// Rows written to files by a program that is killed.
+mod sinks;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
 /// The rules of the house.

@@ -2,12 +2,12 @@
 //!
 //! Takes statements that made or dropped something, keeps them in the store, and makes everything again when the program
 //! starts. What cannot be made then (its file is gone) is said, kept, and made at a later start. A statement that holds a
-//! secret is not kept. Data of CREATE TABLE is in memory and is not kept either. Two processes on one store see each
-//! other's relations when they start. Knows no file formats.
+//! secret is not kept. Tables of CREATE TABLE AS are kept as `tables` says. Two processes on one store see each other's relations
+//! when they start. Knows no file formats.
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{CATALOG, Engine, Session};
+use super::{CATALOG, Engine, Session, tables};
 use crate::error::Error;
 use crate::store::{RelationRow, now};
 use datafusion::common::TableReference;
@@ -49,8 +49,8 @@ pub(super) enum Change {
 /// Of a table or view, or with an empty name of a schema.
 #[derive(Debug)]
 pub(super) struct Name {
-    schema: String,
-    name: String,
+    pub(super) schema: String,
+    pub(super) name: String,
 }
 
 impl Name {
@@ -126,7 +126,8 @@ pub(super) fn change(
     }
 }
 
-fn put(
+/// What keeps a thing of this kind and name.
+pub(super) fn put(
     session: &Session,
     statement: &Statement,
     (kind, name): (&str, Name),
@@ -149,7 +150,7 @@ fn exists(session: &Session, name: &TableReference) -> Option<bool> {
     session.context.table_exist(name.clone()).ok()
 }
 
-fn schema_exists(session: &Session, name: &str) -> bool {
+pub(super) fn schema_exists(session: &Session, name: &str) -> bool {
     let catalog = session.context.catalog(CATALOG);
     catalog.is_some_and(|catalog| catalog.schema(name).is_some())
 }
@@ -206,6 +207,7 @@ impl Engine {
                 }
             }
             if unmade.is_empty() || unmade.len() == before {
+                tables::sweep(self).await?;
                 return Ok(unmade.iter().map(|(row, error)| said(row, error)).collect());
             }
             left = unmade.into_iter().map(|(row, _)| row).collect();
@@ -234,7 +236,10 @@ async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
         {
             session.attach(&statement, &create, Ask::Later).await
         }
-        plan => session.execute(plan).await.map(drop),
+        plan => match tables::reopen(session, &plan).await? {
+            true => Ok(()),
+            false => session.execute(plan).await.map(drop),
+        },
     }
 }
 
@@ -255,7 +260,7 @@ fn default_schema(session: &Session) -> String {
 }
 
 /// `None` for what is in another catalog, which is not kept.
-fn resolved(session: &Session, name: &TableReference) -> Option<Name> {
+pub(super) fn resolved(session: &Session, name: &TableReference) -> Option<Name> {
     let resolved = name.clone().resolve(CATALOG, &default_schema(session));
     (*resolved.catalog == *CATALOG).then(|| Name {
         schema: resolved.schema.to_string(),

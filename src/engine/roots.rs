@@ -2,8 +2,10 @@
 //!
 //! Takes folders, gives an object store for `file://` that resolves every location (symlinks, percent-encoding; `..` is
 //! gone by then) to where it really is before it touches it, and refuses what is not below a root. Says the same of a
-//! file outside that is there and of one that is not. Knows no format and no statement.
+//! file outside that is there and of one that is not. Lists neither what statements have not published yet nor what is the
+//! program's own. Knows no format and no statement.
 
+use super::staging::{Disk, HIDDEN, Step};
 use crate::error::Error;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,7 +29,11 @@ use std::sync::Arc;
 
 /// Where files may be; every location, for nobody's but the local user's own statements.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Roots(Option<Arc<[PathBuf]>>);
+pub(super) struct Roots {
+    below: Option<Arc<[PathBuf]>>,
+    /// Files and folders, resolved, that are the program's own wherever they are.
+    apart: Arc<[PathBuf]>,
+}
 
 /// What is said of a location that is below no root.
 #[derive(Debug, thiserror::Error)]
@@ -60,31 +66,53 @@ impl From<Outside> for object_store::Error {
 impl Roots {
     /// `None` allows every location. Roots must be resolved: absolute and without symlinks.
     pub(super) fn new(roots: Option<Vec<PathBuf>>) -> Roots {
-        Roots(roots.map(Into::into))
+        Roots {
+            below: roots.map(Into::into),
+            apart: Arc::new([]),
+        }
+    }
+
+    /// The same, without these files and folders, which must be resolved.
+    pub(super) fn without(mut self, apart: Vec<PathBuf>) -> Roots {
+        self.apart = apart.into();
+        self
+    }
+
+    /// The program's own files and folders.
+    pub(super) fn apart(&self) -> Vec<PathBuf> {
+        self.apart.to_vec()
+    }
+
+    /// Whether this, which is resolved, is the program's own.
+    fn is_apart(&self, resolved: &FilePath) -> bool {
+        self.apart.iter().any(|own| resolved.starts_with(own))
     }
 
     /// What sessions run with: a store for local files that keeps to the roots.
-    pub(super) fn runtime(&self) -> Result<Arc<RuntimeEnv>, Error> {
+    pub(super) fn runtime(&self, disk: &Disk) -> Result<Arc<RuntimeEnv>, Error> {
         // Folders are listed anew by each statement: what was put there since is seen, what was taken away is not.
         let runtime = RuntimeEnvBuilder::new()
             .with_object_list_cache_limit(0)
             .build_arc()?;
-        if self.0.is_some() {
-            let local = ObjectStoreUrl::local_filesystem();
-            runtime.register_object_store(local.as_ref(), Arc::new(Rooted::new(self)));
-        }
+        let local = ObjectStoreUrl::local_filesystem();
+        let store = Rooted::new(self, LocalFileSystem::new(), disk);
+        runtime.register_object_store(local.as_ref(), Arc::new(store));
         Ok(runtime)
     }
 
     /// Where `path` really is, if that is below a root. Of a file that is not there yet its nearest parent counts.
     pub(super) fn resolve(&self, verb: &'static str, path: &FilePath) -> Result<PathBuf, Outside> {
-        let Some(roots) = &self.0 else {
-            return Ok(path.to_path_buf());
+        let resolved = match (&self.below, self.apart.is_empty()) {
+            (None, true) => return Ok(path.to_path_buf()),
+            _ => real(path),
         };
-        let resolved = real(path).ok_or_else(|| Outside::new(verb, path))?;
-        match roots.iter().any(|root| resolved.starts_with(root)) {
-            true => Ok(resolved),
-            false => Err(Outside::new(verb, path)),
+        match (&self.below, resolved) {
+            (_, Some(resolved)) if self.is_apart(&resolved) => Err(Outside::new(verb, path)),
+            (None, _) => Ok(path.to_path_buf()),
+            (Some(roots), Some(resolved)) if roots.iter().any(|r| resolved.starts_with(r)) => {
+                Ok(resolved)
+            }
+            _ => Err(Outside::new(verb, path)),
         }
     }
 
@@ -116,7 +144,7 @@ impl Roots {
 }
 
 /// The absolute path without symlinks. `None` where that cannot be told, for whatever reason.
-fn real(path: &FilePath) -> Option<PathBuf> {
+pub(super) fn real(path: &FilePath) -> Option<PathBuf> {
     let mut missing = Vec::new();
     let mut known = path;
     loop {
@@ -142,10 +170,11 @@ fn real(path: &FilePath) -> Option<PathBuf> {
 }
 
 /// Local files below the roots.
-#[derive(Debug)]
-struct Rooted {
+#[derive(Debug, Clone)]
+pub(super) struct Rooted {
     roots: Roots,
     files: LocalFileSystem,
+    disk: Disk,
 }
 
 impl fmt::Display for Rooted {
@@ -155,11 +184,22 @@ impl fmt::Display for Rooted {
 }
 
 impl Rooted {
-    fn new(roots: &Roots) -> Rooted {
+    pub(super) fn new(roots: &Roots, files: LocalFileSystem, disk: &Disk) -> Rooted {
         Rooted {
             roots: roots.clone(),
-            files: LocalFileSystem::new(),
+            files,
+            disk: disk.clone(),
         }
+    }
+
+    /// The error that a test wants of a write.
+    fn writes(&self, location: &Path) -> Result<()> {
+        let path = FilePath::new(location.as_ref());
+        let failed = |e| object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(e),
+        };
+        self.disk.check(Step::Write, path).map_err(failed)
     }
 
     /// The location to use in place of a file's: where it really is, so that a link that changes meanwhile is not
@@ -167,7 +207,10 @@ impl Rooted {
     fn at(&self, verb: &'static str, location: &Path) -> Result<Path> {
         let path = self.files.path_to_filesystem(location)?;
         let resolved = self.roots.resolve(verb, &path)?;
-        self.location(verb, &resolved)
+        match self.roots.below {
+            Some(_) => self.location(verb, &resolved),
+            None => Ok(location.clone()),
+        }
     }
 
     /// The same of a file that is to go, which may be a link: the link's own place counts, not what it leads to.
@@ -177,7 +220,10 @@ impl Rooted {
             return Err(Outside::new("write", &path).into());
         };
         let folder = self.roots.resolve("write", folder)?;
-        self.location("write", &folder.join(name))
+        match self.roots.below {
+            Some(_) => self.location("write", &folder.join(name)),
+            None => Ok(location.clone()),
+        }
     }
 
     /// The location that the local store takes for this file. It reads some characters of names as others.
@@ -198,7 +244,7 @@ impl Rooted {
 }
 
 /// The folder that a prefix names, as the local store understands it.
-fn folder(prefix: &Path) -> Result<PathBuf> {
+pub(super) fn folder(prefix: &Path) -> Result<PathBuf> {
     let below = LocalFileSystem::new().path_to_filesystem(&prefix.clone().join("any"))?;
     Ok(below.parent().unwrap_or(&below).to_path_buf())
 }
@@ -211,6 +257,7 @@ impl ObjectStore for Rooted {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        self.writes(location)?;
         let at = self.at("write", location)?;
         self.files.put_opts(&at, payload, options).await
     }
@@ -220,6 +267,7 @@ impl ObjectStore for Rooted {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        self.writes(location)?;
         let at = self.at("write", location)?;
         self.files.put_multipart_opts(&at, options).await
     }
@@ -240,7 +288,7 @@ impl ObjectStore for Rooted {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        let store = Rooted::new(&self.roots);
+        let store = self.clone();
         let inside = locations.map(move |location| store.entry(&location?));
         self.files.delete_stream(inside.boxed())
     }
@@ -261,7 +309,9 @@ impl ObjectStore for Rooted {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         self.folder(prefix)?;
-        let list = self.files.list_with_delimiter(prefix).await?;
+        let mut list = self.files.list_with_delimiter(prefix).await?;
+        list.common_prefixes.retain(|folder| self.shows(folder));
+        list.objects.retain(|meta| self.shows(&meta.location));
         for folder in &list.common_prefixes {
             self.folder(Some(folder))?;
         }
@@ -283,6 +333,21 @@ impl ObjectStore for Rooted {
 }
 
 impl Rooted {
+    /// Whether a file is in listings: statements' files before they are published and the program's own are not.
+    fn shows(&self, location: &Path) -> bool {
+        let mut parts = location.parts();
+        if parts.any(|part| part.as_ref().starts_with(HIDDEN)) {
+            return false;
+        }
+        // What cannot be resolved is refused elsewhere.
+        let resolved = match self.roots.apart.is_empty() {
+            true => None,
+            false => self.files.path_to_filesystem(location).ok(),
+        };
+        let resolved = resolved.and_then(|path| real(&path));
+        !resolved.is_some_and(|resolved| self.roots.is_apart(&resolved))
+    }
+
     /// A listing whose prefix and files are all below a root.
     fn checked(
         &self,
@@ -292,11 +357,15 @@ impl Rooted {
         if let Err(outside) = self.folder(prefix) {
             return stream::once(async { Err(outside) }).boxed();
         }
-        let store = Rooted::new(&self.roots);
+        let store = self.clone();
         list(&self.files, prefix)
-            .and_then(move |meta| {
-                // A link among the files may lead anywhere.
-                std::future::ready(store.at("read", &meta.location).map(|_| meta))
+            .try_filter_map(move |meta| {
+                let shown = match store.shows(&meta.location) {
+                    // A link among the files may lead anywhere.
+                    true => store.at("read", &meta.location).map(|_| Some(meta)),
+                    false => Ok(None),
+                };
+                std::future::ready(shown)
             })
             .boxed()
     }

@@ -263,7 +263,8 @@ async fn a_store_keeps_to_the_roots_by_itself() {
     let place = Place::new().await;
     let base = fs::canonicalize(place.dir.path()).unwrap();
     let at = |name: &str| Path::from_absolute_path(base.join(name)).unwrap();
-    let store = Rooted::new(&Roots::new(Some(vec![base.join("in")])));
+    let roots = Roots::new(Some(vec![base.join("in")]));
+    let store = Rooted::new(&roots, LocalFileSystem::new(), &Disk::default());
     use datafusion::object_store::ObjectStoreExt;
     let denied =
         |done: Result<()>| matches!(done, Err(object_store::Error::PermissionDenied { .. }));

@@ -5,7 +5,7 @@
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{Engine, estimate, files, notice, procedures, relations};
+use super::{Engine, estimate, files, notice, procedures, relations, tables};
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
@@ -129,7 +129,16 @@ impl Session {
     /// It is not one query; what the guard refuses; what planning it finds.
     pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, Error> {
         let (state, plan) = self.query_plan(sql).await?;
-        rows_of(self.physical(&state, &plan).await?, state.task_ctx())
+        self.stream(&state, &plan).await
+    }
+
+    /// The rows of a plan, under the guard.
+    pub(super) async fn stream(
+        &self,
+        state: &SessionState,
+        plan: &LogicalPlan,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        rows_of(self.physical(state, plan).await?, state.task_ctx())
     }
 
     /// The columns of such a query.
@@ -262,7 +271,7 @@ impl Session {
             return self.define(statement, plan, tally).await;
         }
         files::locations(&plan, &self.engine.roots)?;
-        let rows = rows_of(self.physical(&state, &plan).await?, state.task_ctx())?;
+        let rows = self.stream(&state, &plan).await?;
         Ok(match &plan {
             // What is written by then is written.
             LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
@@ -278,6 +287,10 @@ impl Session {
         plan: LogicalPlan,
         tally: Arc<Tally>,
     ) -> Result<SendableRecordBatchStream, Error> {
+        if let Some(table) = tables::kept(&self.engine, &plan) {
+            tables::create(self, statement, table, &tally).await?;
+            return self.nothing().await;
+        }
         if statement.tag == script::DROP_SERVER
             && let LogicalPlan::Ddl(DdlStatement::DropCatalogSchema(drop)) = &plan
         {
@@ -287,6 +300,7 @@ impl Session {
         if let Some(change) = &change
             && relations::forget_unmade(self, change).await?
         {
+            tables::sweep(&self.engine).await?;
             return self.nothing().await;
         }
         let rows = match &plan {
@@ -298,10 +312,11 @@ impl Session {
             }
             _ => self.execute(plan).await?,
         };
-        if let Some(change) = change
-            && let Some(note) = relations::keep(self, change).await?
-        {
-            tally.note(note);
+        if let Some(change) = change {
+            if let Some(note) = relations::keep(self, change).await? {
+                tally.note(note);
+            }
+            tables::sweep(&self.engine).await?;
         }
         Ok(rows)
     }
