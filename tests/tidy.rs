@@ -68,6 +68,7 @@ const ONLY_IN: [(&str, &[&str]); 8] = [
             "store/",
             "backend/",
             "classify/",
+            "content/",
             "engine",
             "change/",
             "jobs/",

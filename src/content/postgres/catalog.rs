@@ -3,10 +3,10 @@
 //! Takes a server, gives a schema. What is there is asked anew when it was last asked a while ago or a name is not known,
 //! so that a table made there is seen here. While the server is away, what was known of it stands, and scans say so.
 
+use super::columns::{Column, Kind};
 use super::connect::{Connection, For, Server};
 use super::options::Options;
 use super::scan::Table;
-use super::types::{Column, Kind};
 use crate::config::SERVER_CATALOG_SECONDS;
 use crate::content::ContentError;
 use async_trait::async_trait;

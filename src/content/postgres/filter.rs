@@ -3,7 +3,7 @@
 //! Takes expressions over a table's columns, gives SQL, or nothing for what is to stay here. What a filter is made of is
 //! listed, not excluded: no function is ever sent, ours or another's.
 
-use super::types::{Column, EPOCH_MICROS, Kind};
+use super::columns::{Column, EPOCH_MICROS, Kind};
 use super::{ident, literal};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, Like};

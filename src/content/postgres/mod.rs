@@ -8,6 +8,7 @@
 //! table over several connections, and takes no part in transactions of ours: each scan is a snapshot of its own.
 
 mod catalog;
+mod columns;
 mod connect;
 mod count;
 mod filter;
@@ -15,7 +16,6 @@ mod options;
 mod scan;
 mod sink;
 mod tls;
-mod types;
 
 pub use catalog::Attached;
 pub use count::CountThere;

@@ -3,11 +3,11 @@
 //! Takes columns, filters and a limit, gives batches by binary COPY over a connection of its own. At most one batch waits:
 //! a query that reads slowly slows PostgreSQL down. Given up, it closes the connection, which ends the COPY there.
 
+use super::columns::{Builder, Column};
 use super::connect::{Connection, For, Server};
 use super::filter;
 use super::ident;
 use super::sink::{Insertion, Sink};
-use super::types::{Builder, Column};
 use crate::config::SERVER_BATCH_BYTES;
 use crate::content::ContentError;
 use async_trait::async_trait;
@@ -220,7 +220,7 @@ impl Scan {
     pub(super) fn counted(&self, schema: SchemaRef) -> Scan {
         let column = Column {
             name: schema.field(0).name().clone(),
-            kind: super::types::Kind::Int8,
+            kind: super::columns::Kind::Int8,
             declared: "bigint".to_owned(),
         };
         let (server, query) = (Arc::clone(&self.server), self.query.clone());

@@ -3,9 +3,9 @@
 //! Takes batches, writes them by binary COPY into a temporary table as they come, and from there into the table by one
 //! statement at the end, with ON CONFLICT as the user wrote it. No transaction is open there while texts are judged here.
 
+use super::columns::{Column, EPOCH_DAYS, EPOCH_MICROS, Kind};
 use super::connect::{Connection, For, Server};
 use super::ident;
-use super::types::{Column, EPOCH_DAYS, EPOCH_MICROS, Kind};
 use crate::config::SERVER_BATCH_BYTES;
 use crate::content::ContentError;
 use async_trait::async_trait;

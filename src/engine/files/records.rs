@@ -156,7 +156,8 @@ mod tests {
             ..csv
         };
         // Syntax, bytes, records with their lines.
-        let cases: &[(Syntax, &str, &[(u64, &str)])] = &[
+        type Case<'a> = (Syntax, &'a str, &'a [(u64, &'a str)]);
+        let cases: &[Case<'_>] = &[
             (csv, "a,b\n1,2\n", &[(1, "a,b\n"), (2, "1,2\n")]),
             (csv, "a\n\n\nb", &[(1, "a\n"), (4, "b")]),
             (csv, "a\r\nb\r\n", &[(1, "a\r"), (2, "b\r")]),
