@@ -178,8 +178,12 @@ pub(super) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError 
         }
         _ => return error,
     }
-    let why = why.trim_start_matches("Parquet error: ");
-    let why = why.trim_start_matches("External: ");
+    // Each layer that it came through puts its name before it.
+    let layers = ["Parquet error: ", "Parquet argument error: ", "External: "];
+    let mut why = why.as_str();
+    while let Some(inner) = layers.iter().find_map(|layer| why.strip_prefix(layer)) {
+        why = inner;
+    }
     Error::Refused {
         sqlstate: "XX001",
         why: format!("{name} is no Parquet file, or a damaged one: {why}"),
