@@ -69,7 +69,7 @@ fn refused(statement: &Statement) -> Option<(&'static str, Option<&'static str>)
         Statement::CreateTable(table) => {
             let temporary = with(
                 "CREATE TEMPORARY TABLE",
-                "tables made by CREATE TABLE are kept in memory",
+                "CREATE TABLE without AS keeps its rows in memory",
             );
             temporary.filter(|_| table.temporary)
         }
