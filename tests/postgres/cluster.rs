@@ -4,7 +4,7 @@ use crate::clients::skip;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
@@ -19,7 +19,7 @@ pub(super) const PORT: u16 = 5432;
 pub(super) struct Cluster {
     child: Child,
     port: u16,
-    log: Arc<Mutex<String>>,
+    log: Arc<(Mutex<String>, Condvar)>,
     folder: tempfile::TempDir,
 }
 
@@ -86,7 +86,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
+        let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (ready, wait) = mpsc::channel();
         let kept = Arc::clone(&log);
         std::thread::spawn(move || {
@@ -94,9 +94,11 @@ impl Cluster {
                 if line.contains("ready to accept connections") {
                     let _ = ready.send(());
                 }
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.push_str(&line);
-                kept.push('\n');
+                let (text, more) = kept.as_ref();
+                let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+                more.notify_all();
             }
         });
         let cluster = Cluster {
@@ -109,7 +111,7 @@ impl Cluster {
         assert!(
             waited.is_ok(),
             "PostgreSQL did not start:\n{}",
-            cluster.log()
+            cluster.said()
         );
         Some(cluster)
     }
@@ -119,12 +121,23 @@ impl Cluster {
         self.folder.path()
     }
 
-    /// What it said so far, its statements among it.
-    pub(super) fn log(&self) -> String {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What it said so far.
+    fn said(&self) -> String {
+        let text = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone()
+    }
+
+    /// What it said up to now, every statement that it was asked among it.
+    pub(super) async fn log(&self) -> String {
+        let mark = format!("SELECT 'mark {}'", self.said().len());
+        self.client().await.batch_execute(&mark).await.unwrap();
+        let (text, more) = self.log.as_ref();
+        let text = text.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = Duration::from_secs(READY_SECONDS);
+        let waited = more.wait_timeout_while(text, limit, |text| !text.contains(&mark));
+        let (text, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(text.contains(&mark), "{text}");
+        text.clone()
     }
 
     /// A client of its own, by the side of ours.

@@ -157,7 +157,7 @@ async fn what_need_not_travel_stays_there() {
         .unwrap();
     // 2026-04-01 is day 90.
     assert!(asked.starts_with("10"), "{asked}");
-    let log = cluster.log();
+    let log = cluster.log().await;
     let copies: Vec<&str> = log.lines().filter(|line| line.contains("COPY (")).collect();
     assert_eq!(copies.len(), 1, "{log}");
     let want = "COPY (SELECT \"id\", \"body\" FROM \"public\".\"posts\" WHERE (\"created_at\" > '2026-04-01 00:00:00.000000+00'::timestamptz)) TO STDOUT (FORMAT binary)";
@@ -178,6 +178,7 @@ async fn what_need_not_travel_stays_there() {
     assert!(
         cluster
             .log()
+            .await
             .contains("WHERE (\"id\" = '3'::int8) LIMIT 1)")
     );
     // Reading connections cannot write, whatever a view of theirs does.
