@@ -63,6 +63,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What cannot be done, without a hint.
+    pub fn refused(sqlstate: &'static str, why: impl Into<String>) -> Error {
+        Error::Refused {
+            sqlstate,
+            why: why.into(),
+            hint: None,
+        }
+    }
+
     /// Five characters of PostgreSQL's appendix A.
     pub fn sqlstate(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //! Takes SQL and the names of columns (or guesses them), gives a query with the columns `id`, `text` and, where one was
 //! named, `weight`. It is planned under the caller's rights. Reads nothing itself.
 
+use crate::content::postgres::quoted;
 use crate::engine::Session;
 use crate::error::Error;
 use datafusion::arrow::datatypes::{Field, Schema};
@@ -111,11 +112,6 @@ impl Source {
             weight.unwrap_or_default()
         )
     }
-}
-
-/// A name as SQL reads it.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The column that a name means, whatever its case where no case fits.

@@ -6,5 +6,9 @@ pub const SERVER_CONNECT_SECONDS: u64 = 10;
 pub const SERVER_CATALOG_SECONDS: u64 = 5;
 /// Bytes of a batch read from an attached database, and of one that is sent to it.
 pub const SERVER_BATCH_BYTES: usize = 4 << 20;
+/// Literals in one list that is sent to an attached database; a longer one is looked through here.
+pub const SERVER_FILTER_LITERALS_MAX: usize = 10_000;
+/// Nested levels in one filter that is sent to an attached database.
+pub const SERVER_FILTER_DEPTH_MAX: usize = 64;
 /// Characters of a database's own words in an error of ours.
 pub const SERVER_WORDS_MAX: usize = 400;

@@ -10,7 +10,7 @@ mod records;
 mod source;
 mod text;
 
-pub(super) use formats::register;
+pub(super) use formats::{nullable, register};
 
 use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;

@@ -9,7 +9,7 @@ use crate::content::postgres::{Attached, Insertion, Options, Table};
 use crate::error::Error;
 use datafusion::common::{DFSchema, plan_err};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{CreateCatalogSchema, DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{CreateCatalogSchema, DdlStatement, DropCatalogSchema, LogicalPlan};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
     self, CreateServerStatement, Expr, FunctionArguments, OnConflict, OnConflictAction, OnInsert,
@@ -67,19 +67,14 @@ pub(super) fn planned(statement: &Statement) -> Result<Option<LogicalPlan>, Erro
     let Some(server) = made(statement) else {
         return Ok(None);
     };
-    let refuse = |sqlstate, why: String| Error::Refused {
-        sqlstate,
-        why,
-        hint: None,
-    };
     let wrapper = server.foreign_data_wrapper.to_string();
     if !WRAPPERS.contains(&wrapper.to_ascii_lowercase().as_str()) {
         let why = format!("foreign-data wrapper \"{wrapper}\" does not exist: there is postgres");
-        return Err(refuse("42704", why));
+        return Err(Error::refused("42704", why));
     }
     if server.server_type.is_some() || server.version.is_some() {
-        let why = "CREATE SERVER takes no TYPE and no VERSION".to_owned();
-        return Err(refuse("0A000", why));
+        let why = "CREATE SERVER takes no TYPE and no VERSION";
+        return Err(Error::refused("0A000", why));
     }
     let name = match server.name.0.as_slice() {
         [part] => part.as_ident().map(script::folded),
@@ -87,12 +82,12 @@ pub(super) fn planned(statement: &Statement) -> Result<Option<LogicalPlan>, Erro
     };
     let Some(name) = name else {
         let why = format!("server name {} must be one word", server.name);
-        return Err(refuse("42602", why));
+        return Err(Error::refused("42602", why));
     };
     if name.starts_with("pg_") || name == "information_schema" {
         let why =
             format!("unacceptable server name \"{name}\": it would be a schema of the system");
-        return Err(refuse("42939", why));
+        return Err(Error::refused("42939", why));
     }
     Ok(Some(LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(
         CreateCatalogSchema {
@@ -140,65 +135,78 @@ impl Session {
         Ok(())
     }
 
-    /// That what DROP SERVER names is a server.
+    /// That what DROP SERVER names is a server, or may be missing.
     ///
     /// # Errors
-    /// It is another schema.
-    pub(super) fn check_server(&self, name: &str) -> Result<(), Error> {
+    /// It is another schema, or none.
+    pub(super) fn check_server(&self, drop: &DropCatalogSchema) -> Result<(), Error> {
+        let name = drop.name.schema_name();
         let catalog = self.context.catalog(CATALOG);
-        let schema = catalog.and_then(|catalog| catalog.schema(name));
-        match schema {
-            Some(schema) if !schema.is::<Attached>() => Err(Error::Refused {
-                sqlstate: "42704",
-                why: format!("server \"{name}\" does not exist"),
-                hint: Some(format!("DROP SCHEMA {name} drops the schema of that name")),
-            }),
-            _ => Ok(()),
-        }
+        let hint = match catalog.and_then(|catalog| catalog.schema(name)) {
+            Some(schema) if schema.is::<Attached>() => return Ok(()),
+            None if drop.if_exists => return Ok(()),
+            Some(_) => format!("DROP SCHEMA {name} drops the schema of that name"),
+            None => "SELECT schema, sql FROM safeguard.relations lists what is kept".to_owned(),
+        };
+        Err(Error::Refused {
+            sqlstate: "42704",
+            why: format!("server \"{name}\" does not exist"),
+            hint: Some(hint),
+        })
     }
 }
 
 /// The INSERT that a statement is, or explains.
-fn insert(parsed: &mut Parsed) -> Option<&mut ast::Insert> {
+fn insert(parsed: &Parsed) -> Option<&ast::Insert> {
     match parsed {
-        Parsed::Statement(statement) => match statement.as_mut() {
+        Parsed::Statement(statement) => match statement.as_ref() {
             ast::Statement::Insert(insert) => Some(insert),
             _ => None,
         },
-        Parsed::Explain(explain) => insert(&mut explain.statement),
+        Parsed::Explain(explain) => insert(&explain.statement),
         _ => None,
     }
 }
 
-/// The statement as DataFusion plans it, and what its plan does not hold of an INSERT.
+/// What DataFusion's plan will not hold of an INSERT; nothing of any other statement.
 ///
 /// # Errors
 /// ON CONFLICT with anything that PostgreSQL would have to look up.
-pub(super) fn without_conflict(mut parsed: Parsed) -> Result<(Parsed, Insertion), Error> {
-    let Some(insert) = insert(&mut parsed) else {
-        return Ok((parsed, Insertion::default()));
+pub(super) fn insertion(statement: &Statement) -> Result<Insertion, Error> {
+    let Some(insert) = insert(&statement.parsed) else {
+        return Ok(Insertion::default());
     };
     let columns = insert.columns.iter().map(|name| {
         let last = name.0.last().and_then(|part| part.as_ident());
         last.map(script::folded).unwrap_or_default()
     });
     let columns: Vec<String> = columns.collect();
-    let conflict = match insert.on.take() {
+    let conflict = match &insert.on {
         Some(OnInsert::OnConflict(conflict)) => {
-            check_conflict(&conflict)?;
+            check_conflict(conflict)?;
             Some(conflict.to_string().trim().to_owned())
         }
-        Some(other) => {
-            insert.on = Some(other);
-            None
-        }
-        None => None,
+        _ => None,
     };
-    let insertion = Insertion {
+    Ok(Insertion {
         columns: (!columns.is_empty()).then_some(columns),
         conflict,
-    };
-    Ok((parsed, insertion))
+    })
+}
+
+/// A statement as DataFusion plans it: without ON CONFLICT, which [`insertion`] keeps.
+pub(super) fn plannable(mut parsed: Parsed) -> Parsed {
+    let mut inner = &mut parsed;
+    while let Parsed::Explain(explain) = inner {
+        inner = &mut explain.statement;
+    }
+    if let Parsed::Statement(statement) = inner
+        && let ast::Statement::Insert(insert) = statement.as_mut()
+        && matches!(insert.on, Some(OnInsert::OnConflict(_)))
+    {
+        insert.on = None;
+    }
+    parsed
 }
 
 /// That an INSERT with ON CONFLICT goes to an attached database.
@@ -276,8 +284,7 @@ mod tests {
     use super::*;
 
     fn insertion(sql: &str) -> Result<Insertion, Error> {
-        let statement = Statement::parse(sql).unwrap();
-        without_conflict(statement.parsed).map(|(_, insertion)| insertion)
+        super::insertion(&Statement::parse(sql).unwrap())
     }
 
     #[test]

@@ -178,9 +178,9 @@ impl Session {
             return Ok(plan);
         }
         let state = self.context.state();
-        let (parsed, insertion) = servers::without_conflict(statement.parsed.clone())?;
+        let parsed = servers::plannable(statement.parsed.clone());
         let plan = state.statement_to_plan(parsed).await?;
-        servers::check_target(&plan, &insertion)?;
+        servers::check_target(&plan, &servers::insertion(statement)?)?;
         Ok(plan)
     }
 
@@ -252,7 +252,7 @@ impl Session {
         let state = self.context.state_ref();
         let tally = Arc::clone(scope.tally());
         let most = scope.settings().max_undecided_ratio;
-        let (_, insertion) = servers::without_conflict(statement.parsed.clone())?;
+        let insertion = servers::insertion(statement)?;
         {
             let mut state = state.write();
             state.config_mut().set_extension(scope);
@@ -291,17 +291,17 @@ impl Session {
             tables::create(self, statement, table, &tally).await?;
             return self.nothing().await;
         }
-        if statement.tag == script::DROP_SERVER
-            && let LogicalPlan::Ddl(DdlStatement::DropCatalogSchema(drop)) = &plan
-        {
-            self.check_server(drop.name.schema_name())?;
-        }
         let change = relations::change(self, statement, &plan);
         if let Some(change) = &change
             && relations::forget_unmade(self, change).await?
         {
             tables::sweep(&self.engine).await?;
             return self.nothing().await;
+        }
+        if statement.tag == script::DROP_SERVER
+            && let LogicalPlan::Ddl(DdlStatement::DropCatalogSchema(drop)) = &plan
+        {
+            self.check_server(drop)?;
         }
         let rows = match &plan {
             LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(create))

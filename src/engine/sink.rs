@@ -4,13 +4,14 @@
 //! folder and publishes when the whole statement succeeded. A scan first finishes what a crash left. Knows plans and
 //! formats by their interface; how files are moved is `staging`'s.
 
+use super::files::nullable;
 use super::roots::{Roots, folder};
 use super::staging::{self, Disk, Place, Staging};
 use super::tables;
 use crate::error::Error;
 use async_trait::async_trait;
 use datafusion::arrow::array::Array;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider, TableProviderFactory};
 use datafusion::common::{
     Constraints, DataFusionError, Result, SchemaExt, Statistics, internal_err, not_impl_err,
@@ -192,6 +193,12 @@ impl FolderTable {
     }
 }
 
+fn unchanged(statement: &str) -> String {
+    format!(
+        "{statement} of a table of files is not supported: CREATE OR REPLACE TABLE .. AS makes one with other rows"
+    )
+}
+
 fn extension(format: &dyn FileFormat) -> String {
     let compressed = format.compression_type();
     let compressed = compressed.and_then(|kind| format.get_ext_with_compression(&kind).ok());
@@ -264,6 +271,19 @@ impl TableProvider for FolderTable {
         self.files.statistics()
     }
 
+    async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        not_impl_err!("{}", unchanged("DELETE"))
+    }
+
+    async fn update(
+        &self,
+        _: &dyn Session,
+        _: Vec<(String, Expr)>,
+        _: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        not_impl_err!("{}", unchanged("UPDATE"))
+    }
+
     async fn insert_into(
         &self,
         state: &dyn Session,
@@ -289,9 +309,7 @@ impl TableProvider for FolderTable {
             return not_impl_err!("cannot INSERT into {url}: its format writes no files");
         };
         let order = writer.sort_order().clone();
-        let fields = schema.fields().iter().map(|field| field.as_ref().clone());
-        let fields: Vec<Field> = fields.map(|field| field.with_nullable(true)).collect();
-        let any = Arc::new(Schema::new(fields));
+        let any = nullable(&schema);
         let sink = Publishing {
             writer,
             id,

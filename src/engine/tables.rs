@@ -4,10 +4,12 @@
 //! without rows. The relation in the store decides: a folder that no relation names and no process works on is removed. Their
 //! locations have a scheme of their own, which no statement may name. Without a data directory there is none of this.
 
+use super::files::nullable;
 use super::roots::{Rooted, Roots};
 use super::sink::{FolderTable, Shelf, new_id};
 use super::staging::{self, Disk};
 use super::{CATALOG, Engine, Session, Statement, relations};
+use crate::content::postgres::quoted;
 use crate::error::Error;
 use datafusion::arrow::array::{RecordBatch, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, Schema, SchemaRef};
@@ -118,11 +120,11 @@ pub(super) async fn create(
 ) -> Result<(), Error> {
     let Some(name) = relations::resolved(session, &table.name) else {
         let why = format!("table {} is not in the database {CATALOG}", table.name);
-        return Err(refused("0A000", why));
+        return Err(Error::refused("0A000", why));
     };
     if !relations::schema_exists(session, &name.schema) {
         let why = format!("schema \"{}\" does not exist", name.schema);
-        return Err(refused("3F000", why));
+        return Err(Error::refused("3F000", why));
     }
     let there = session.context.table_exist(table.name.clone())?;
     match (there, table.if_not_exists, table.or_replace) {
@@ -163,26 +165,13 @@ fn columns(session: &Session, table: &CreateMemoryTable) -> Result<SchemaRef, Er
     let mut names = BTreeSet::new();
     if let Some(twice) = found.fields().iter().find(|f| !names.insert(f.name())) {
         let why = format!("column \"{}\" specified more than once", twice.name());
-        return Err(refused("42701", why));
+        return Err(Error::refused("42701", why));
     }
     if let Some((column, _)) = table.column_defaults.first() {
         let why = format!("cannot keep the DEFAULT of column \"{column}\"");
-        return Err(refused("0A000", why));
+        return Err(Error::refused("0A000", why));
     }
-    let fields = found.fields().iter();
-    let fields: Vec<Field> = fields
-        .map(|f| f.as_ref().clone().with_nullable(true))
-        .collect();
-    Ok(Arc::new(Schema::new(fields)))
-}
-
-fn refused(sqlstate: &'static str, why: String) -> Error {
-    let hint = None;
-    Error::Refused {
-        sqlstate,
-        why,
-        hint,
-    }
+    Ok(nullable(&found))
 }
 
 /// The table's folder below that of all.
@@ -242,7 +231,7 @@ fn columns_file(schema: &SchemaRef) -> Result<Vec<u8>, Error> {
         if let Err(why) = written {
             let (name, kind) = (field.name(), field.data_type());
             let why = format!("cannot keep column \"{name}\" of type {kind}: {why}");
-            return Err(refused("0A000", why));
+            return Err(Error::refused("0A000", why));
         }
     }
     Ok(write(schema, 0).map_err(DataFusionError::from)?)
@@ -295,7 +284,6 @@ async fn register_and_keep(
     (table, name): (&CreateMemoryTable, relations::Name),
     (below, provider): (&str, Arc<dyn TableProvider>),
 ) -> Result<(), Error> {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let made_by = format!(
         "CREATE EXTERNAL TABLE {}.{} STORED AS PARQUET LOCATION '{BASE}{below}'",
         quoted(&name.schema),
@@ -337,7 +325,7 @@ pub(super) async fn reopen(session: &Session, plan: &LogicalPlan) -> Result<bool
     };
     let shelf = &session.engine.shelf;
     let Some(own) = &shelf.own else {
-        return Err(refused("58P01", "there is no data directory".to_owned()));
+        return Err(Error::refused("58P01", "there is no data directory"));
     };
     let file = own.join(below).join(COLUMNS);
     let schema = tokio::task::spawn_blocking(move || {

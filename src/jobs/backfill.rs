@@ -4,9 +4,10 @@
 //! workers' business, whatever becomes of the client. Knows SQL's side of backfills only.
 
 use super::spool::Order;
-use crate::change::source::{Named, Source, quoted};
+use crate::change::source::{Named, Source};
 use crate::classify::queued::judging;
 use crate::config::{BACKFILL_ESTIMATE_TEXTS, BACKFILL_ROWS_WITHOUT_NOTE, Role};
+use crate::content::postgres::quoted;
 use crate::engine::functions::{Arguments, Call, Function, FunctionDoc, Planned, Planning};
 use crate::engine::{Asking, Session};
 use crate::error::Error;
@@ -203,13 +204,7 @@ fn positive(given: &Arguments, name: &str) -> Result<Option<u64>> {
 }
 
 fn refused(sqlstate: &'static str, why: String) -> DataFusionError {
-    let hint = None;
-    Error::Refused {
-        sqlstate,
-        why,
-        hint,
-    }
-    .into()
+    Error::refused(sqlstate, why).into()
 }
 
 async fn begin(call: Call, wanted: Wanted) -> std::result::Result<RecordBatch, Error> {

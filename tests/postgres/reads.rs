@@ -48,6 +48,8 @@ async fn types_of_every_kind_are_read_or_are_text() {
         "a > 0",
         "a <> 7",
         "a IN (7, 8, NULL)",
+        "a IN (7, 8, 9, 10, -1)",
+        "h NOT IN ('a', 'b', 'c', 'd', 'B')",
         "a NOT IN (7, 8)",
         "NOT (a > 0)",
         "a BETWEEN -1 AND 7",
@@ -245,6 +247,21 @@ async fn what_is_wrong_is_said_and_a_restart_keeps_the_rest() {
             "DROP SERVER public".to_owned(),
             "42704",
             "server \"public\" does not exist",
+        ),
+        (
+            "DROP SERVER never".to_owned(),
+            "42704",
+            "server \"never\" does not exist",
+        ),
+        (
+            "DELETE FROM live.posts".to_owned(),
+            "0A000",
+            "DELETE is not supported here: run it on server live",
+        ),
+        (
+            "UPDATE live.posts SET id = 1".to_owned(),
+            "0A000",
+            "UPDATE is not supported here: INSERT .. ON CONFLICT DO UPDATE, or run it on server live",
         ),
         (
             "SELECT day FROM live.posts".to_owned(),

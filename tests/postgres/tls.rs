@@ -70,7 +70,7 @@ async fn the_way_is_as_protected_as_it_is_said_to_be() {
         (
             "127.0.0.1",
             "sslmode 'require'".to_owned(),
-            Err(("08001", "password missing")),
+            Err(("28P01", "wants a password")),
         ),
         (
             "127.0.0.1",

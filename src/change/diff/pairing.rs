@@ -6,7 +6,8 @@
 //! model's, or the difference would be the models': the current one where it has judged under both, else the one that did
 //! last.
 
-use crate::change::source::{Source, quoted};
+use crate::change::source::Source;
+use crate::content::postgres::quoted;
 
 /// SQL whose rows are the source's columns where there is one, then: text_digest; label, violates, score, rules and
 /// whether there is a decision, under the old version; the same under the new one.

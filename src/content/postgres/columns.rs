@@ -4,7 +4,7 @@
 //! so, and builders that take the binary form of COPY (PostgreSQL's documentation, "COPY", binary format; each type's
 //! `send` function). A type that Arrow has no counterpart for is read as PostgreSQL's own text of it.
 
-use super::ident;
+use super::quoted;
 use datafusion::arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
     Float64Builder, Int16Builder, Int32Builder, Int64Builder, StringBuilder,
@@ -124,7 +124,7 @@ impl Column {
 
     /// The SQL whose binary form [`Builder`] takes.
     pub(super) fn read(&self) -> String {
-        let name = ident(&self.name);
+        let name = quoted(&self.name);
         match self.kind {
             Kind::Oid => format!("{name}::int8"),
             Kind::Unscaled => format!("{name}::numeric({DIGITS_MAX},{SCALE})"),

@@ -119,6 +119,13 @@ impl Server {
     fn refused(&self, error: &tokio_postgres::Error) -> ContentError {
         match error.as_db_error() {
             Some(_) => self.failed(error),
+            // What tokio-postgres says where it has none to send.
+            None if words(error) == "password missing" => {
+                let why = format!("server {} wants a password", self.name);
+                let error = ContentError::new("28P01", why);
+                error
+                    .with_hint("OPTIONS (.., password_env 'NAME') names the variable that holds it")
+            }
             None => self.unreachable(&words(error)),
         }
     }

@@ -4,20 +4,18 @@
 //! listed, not excluded: no function is ever sent, ours or another's.
 
 use super::columns::{Column, EPOCH_MICROS, Kind};
-use super::{ident, literal};
+use super::{literal, quoted};
+use crate::config::{SERVER_FILTER_DEPTH_MAX, SERVER_FILTER_LITERALS_MAX};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, Like};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
-
-/// Expressions nested deeper stay here.
-const DEPTH_MAX: usize = 64;
 
 /// Microseconds around 2000 within which moments are sent: years of four digits.
 const MOMENTS: std::ops::Range<i64> = -63_000_000_000_000_000..252_000_000_000_000_000;
 
 /// The SQL of a filter, if PostgreSQL may decide it.
 pub(super) fn sql(expr: &Expr, columns: &[Column]) -> Option<String> {
-    condition(expr, columns, DEPTH_MAX)
+    condition(expr, columns, SERVER_FILTER_DEPTH_MAX)
 }
 
 fn condition(expr: &Expr, columns: &[Column], depth: usize) -> Option<String> {
@@ -40,7 +38,7 @@ fn condition(expr: &Expr, columns: &[Column], depth: usize) -> Option<String> {
         Expr::IsNull(inner) => Some(format!("({} IS NULL)", name(inner, columns)?)),
         Expr::IsNotNull(inner) => Some(format!("({} IS NOT NULL)", name(inner, columns)?)),
         Expr::Column(_) => match found(expr, columns)? {
-            column if column.kind == Kind::Bool => Some(ident(&column.name)),
+            column if column.kind == Kind::Bool => Some(quoted(&column.name)),
             _ => None,
         },
         Expr::Between(Between {
@@ -61,13 +59,13 @@ fn condition(expr: &Expr, columns: &[Column], depth: usize) -> Option<String> {
             negated,
         }) => {
             let column = found(expr, columns)?;
-            if list.is_empty() {
+            if list.is_empty() || list.len() > SERVER_FILTER_LITERALS_MAX {
                 return None;
             }
-            let one = |value| compared(column, Operator::Eq, value);
+            let one = |expr| value(column, Operator::Eq, expr);
             let any: Option<Vec<String>> = list.iter().map(one).collect();
             let not = if *negated { "NOT " } else { "" };
-            Some(format!("({not}({}))", any?.join(" OR ")))
+            Some(format!("({} {not}IN ({}))", column.read(), any?.join(", ")))
         }
         Expr::Like(like) => matched(like, columns),
         _ => None,
@@ -82,39 +80,41 @@ fn found<'a>(expr: &Expr, columns: &'a [Column]) -> Option<&'a Column> {
 }
 
 fn name(expr: &Expr, columns: &[Column]) -> Option<String> {
-    found(expr, columns).map(|column| ident(&column.name))
+    found(expr, columns).map(|column| quoted(&column.name))
 }
 
-fn compared(column: &Column, op: Operator, value: &Expr) -> Option<String> {
-    let Expr::Literal(value, _) = value else {
+fn compared(column: &Column, op: Operator, expr: &Expr) -> Option<String> {
+    use Operator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    if !matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+        return None;
+    }
+    Some(format!(
+        "({} {op} {})",
+        column.read(),
+        value(column, op, expr)?
+    ))
+}
+
+/// What a column may be compared with by this operator.
+fn value(column: &Column, op: Operator, expr: &Expr) -> Option<String> {
+    let Expr::Literal(value, _) = expr else {
         return None;
     };
-    let sign = match op {
-        Operator::Eq => "=",
-        Operator::NotEq => "<>",
-        Operator::Lt => "<",
-        Operator::LtEq => "<=",
-        Operator::Gt => ">",
-        Operator::GtEq => ">=",
-        _ => return None,
-    };
     let same = matches!(op, Operator::Eq | Operator::NotEq);
-    let read = column.read();
     match column.kind {
         // An index over a uuid is used, where the text is spelled as it would be read.
-        Kind::Uuid if same => {
-            let text = text(value)?;
-            is_uuid(text).then(|| format!("({read} {sign} {}::uuid)", literal(text)))
+        Kind::Uuid => {
+            let text = text(value).filter(|text| same && is_uuid(text))?;
+            Some(format!("{}::uuid", literal(text)))
         }
-        Kind::Uuid => None,
         Kind::Text { bytewise: false } => None,
         Kind::Text { .. } | Kind::Other => {
             let text = literal(text(value)?);
             // Texts are ordered by their bytes here.
             let order = if same { "" } else { " COLLATE \"C\"" };
-            Some(format!("({read} {sign} {text}{order})"))
+            Some(format!("{text}{order}"))
         }
-        _ => Some(format!("({read} {sign} {})", number(column, value)?)),
+        _ => number(column, value),
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
             ),
             (
                 col("id").in_list(vec![lit(1i64), lit(2i64)], true),
-                "(NOT ((\"id\" = '1'::int8) OR (\"id\" = '2'::int8)))",
+                "(\"id\" NOT IN ('1'::int8, '2'::int8))",
             ),
             (
                 col("id").between(lit(1i64), lit(2i64)),
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_may_mean_something_else_stays_here() {
-        let deep = (0..DEPTH_MAX).fold(col("ok"), |expr, _| !expr);
+        let deep = (0..SERVER_FILTER_DEPTH_MAX).fold(col("ok"), |expr, _| !expr);
         for expr in [
             lower(col("body")).eq(lit("x")),
             col("body").eq(lower(lit("X"))),
@@ -295,6 +295,7 @@ mod tests {
             col("score").gt(lit(f64::NAN)),
             col("sum").gt(lit(ScalarValue::Decimal128(Some(1), 38, 18))),
             col("id").gt(lit(5i32)),
+            col("id").in_list(vec![lit(1i64); SERVER_FILTER_LITERALS_MAX + 1], false),
             col("id").gt(lit(ScalarValue::Int64(None))),
             col("id").gt(col("n")),
             col("id") + lit(1i64),

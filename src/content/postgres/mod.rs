@@ -23,8 +23,8 @@ pub use options::Options;
 pub use scan::Table;
 pub use sink::Insertion;
 
-/// A name, quoted.
-fn ident(name: &str) -> String {
+/// A name as SQL reads it.
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

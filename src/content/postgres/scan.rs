@@ -6,7 +6,7 @@
 use super::columns::{Builder, Column};
 use super::connect::{Connection, For, Server};
 use super::filter;
-use super::ident;
+use super::quoted;
 use super::sink::{Insertion, Sink};
 use crate::config::SERVER_BATCH_BYTES;
 use crate::content::ContentError;
@@ -60,8 +60,8 @@ impl Table {
     fn qualified(&self) -> String {
         format!(
             "{}.{}",
-            ident(&self.server.options.schema),
-            ident(&self.name)
+            quoted(&self.server.options.schema),
+            quoted(&self.name)
         )
     }
 }
@@ -117,6 +117,25 @@ impl TableProvider for Table {
             asked,
             schema,
         )))
+    }
+
+    async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        not_impl_err!(
+            "DELETE is not supported here: run it on server {}",
+            self.server.name
+        )
+    }
+
+    async fn update(
+        &self,
+        _: &dyn Session,
+        _: Vec<(String, Expr)>,
+        _: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let name = &self.server.name;
+        not_impl_err!(
+            "UPDATE is not supported here: INSERT .. ON CONFLICT DO UPDATE, or run it on server {name}"
+        )
     }
 
     async fn insert_into(

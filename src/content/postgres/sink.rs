@@ -5,7 +5,7 @@
 
 use super::columns::{Column, EPOCH_DAYS, EPOCH_MICROS, Kind};
 use super::connect::{Connection, For, Server};
-use super::ident;
+use super::quoted;
 use crate::config::SERVER_BATCH_BYTES;
 use crate::content::ContentError;
 use async_trait::async_trait;
@@ -88,7 +88,7 @@ impl Sink {
         let into: Vec<_> = self
             .columns
             .iter()
-            .map(|(_, column)| ident(&column.name))
+            .map(|(_, column)| quoted(&column.name))
             .collect();
         let from = self.columns.iter().enumerate();
         let from: Vec<_> = from

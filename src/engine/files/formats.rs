@@ -305,8 +305,8 @@ impl Format {
     }
 }
 
-/// The same columns, any of which may be missing in a file.
-fn nullable(schema: &SchemaRef) -> SchemaRef {
+/// The same columns, any of which may be NULL.
+pub(in crate::engine) fn nullable(schema: &SchemaRef) -> SchemaRef {
     let fields = schema.fields().iter();
     let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
     let fields: Vec<Field> = fields.collect();

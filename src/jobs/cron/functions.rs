@@ -108,7 +108,7 @@ async fn unschedule(call: ProcedureCall) -> Result<ScalarValue, Error> {
         (Some(id), None) => (JobKey::Id(id), id.to_string()),
         (None, Some(name)) => (JobKey::Name(name.to_owned()), format!("'{name}'")),
         _ => {
-            return Err(refused(
+            return Err(Error::refused(
                 "22023",
                 "cron.unschedule takes a job's name or its number".to_owned(),
             ));
@@ -123,7 +123,7 @@ async fn unschedule(call: ProcedureCall) -> Result<ScalarValue, Error> {
 async fn alter(call: ProcedureCall) -> Result<ScalarValue, Error> {
     let store = call.engine.store();
     let Some(jobid) = call.whole("job_id") else {
-        return Err(refused(
+        return Err(Error::refused(
             "22004",
             "job_id must be given and not be NULL".to_owned(),
         ));
@@ -132,7 +132,7 @@ async fn alter(call: ProcedureCall) -> Result<ScalarValue, Error> {
         && database != CATALOG
     {
         let why = format!("database \"{database}\" does not exist: there is one, \"{CATALOG}\"");
-        return Err(refused("3D000", why));
+        return Err(Error::refused("3D000", why));
     }
     if let Some(user) = call.text("username") {
         may_run(store, user).await?;
@@ -194,22 +194,14 @@ fn checked(schedule: &str) -> Result<String, Error> {
 fn command(text: &str) -> Result<String, Error> {
     let pieces = crate::engine::pieces(text)?;
     match pieces.is_empty() {
-        true => Err(refused("22023", "the command is empty".to_owned())),
+        true => Err(Error::refused("22023", "the command is empty".to_owned())),
         false => Ok(text.to_owned()),
     }
 }
 
 fn no_job(said: &str) -> Error {
-    refused(
+    Error::refused(
         "42704",
         format!("could not find valid entry for job {said}"),
     )
-}
-
-fn refused(sqlstate: &'static str, why: String) -> Error {
-    Error::Refused {
-        sqlstate,
-        why,
-        hint: None,
-    }
 }
