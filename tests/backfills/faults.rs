@@ -368,7 +368,13 @@ async fn two_runners_never_have_the_same_chunk() {
         poll: Duration::from_millis(2),
         ..Pace::default()
     };
+    // Nobody goes on before both have work in hand.
+    let held = [&one, &two].map(|bench| bench.script.hold());
     let runners = [&one, &two].map(|bench| Runner::paced(&bench.engine, &pace));
+    for held in &held {
+        held.asked().await;
+    }
+    held.map(Held::let_go);
     let mut seen = 0;
     while one.backfill("state").await != "done" {
         let judged: u64 = one.backfill("judged").await.parse().unwrap();
