@@ -6,6 +6,7 @@
 mod broken;
 mod columns;
 mod formats;
+mod groups;
 mod records;
 mod source;
 mod text;

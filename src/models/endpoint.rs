@@ -6,18 +6,19 @@
 use super::verify::{Finding, LABELS, Level, POLICY, TEXTS, finding};
 use crate::backend::endpoint::{Endpoint, Ways};
 use crate::backend::{Answer, Backend, BackendError, Prompt, PromptPolicy, Reply};
+use crate::config::EndpointAccess;
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Looks at the servers behind addresses; whether nothing failed. Waits for the network; to be called in a tokio runtime.
-pub fn verify_address(said: &str, key: Option<String>, told: &mut dyn FnMut(Finding)) -> bool {
+pub fn verify_address(said: &str, access: EndpointAccess, told: &mut dyn FnMut(Finding)) -> bool {
     let mut sound = true;
     let mut tell = |check, level, detail| {
         sound &= level != Level::Fail;
         told(finding(check, level, detail));
     };
-    let endpoint = match Endpoint::open(said, key) {
+    let endpoint = match Endpoint::open(said, access) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             tell("server", Level::Fail, error.to_string());

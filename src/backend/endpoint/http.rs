@@ -4,15 +4,17 @@
 //! about it. A request runs on a thread for blocking work and owns its connection: whoever drops the future closes the
 //! connection at once, so that the server stops. Knows nothing of prompts or labels, and puts the key into no message.
 
-use super::Tuning;
 use super::wire::Said;
-use crate::config::{ENDPOINT_BODY_BYTES_MAX, ENDPOINT_WORDS_MAX};
+use super::{Tuning, tls};
+use crate::backend::BackendError;
+use crate::config::{ENDPOINT_BODY_BYTES_MAX, ENDPOINT_WORDS_MAX, EndpointAccess};
 use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, StatusCode};
+use ureq::tls::TlsConfig;
 
 /// Why a request gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(super) enum Fault {
     Down(String),
     /// It did not answer in time.
     Slow(String),
+    /// Whoever answers is not known to be the server: nothing was sent.
+    Untrusted(String),
     /// It will say the same again.
     Final { why: String, kind: Refusal },
 }
@@ -52,6 +56,7 @@ impl Fault {
     pub(super) fn why(&self) -> &str {
         match self {
             Fault::Busy { why, .. } | Fault::Down(why) | Fault::Slow(why) => why,
+            Fault::Untrusted(why) => why,
             Fault::Final { why, .. } => why,
         }
     }
@@ -64,6 +69,28 @@ pub(super) struct Key(pub(super) String);
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(..)")
+    }
+}
+
+/// The way to all servers of a model.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    key: Option<Key>,
+    tls: TlsConfig,
+    tuning: Tuning,
+}
+
+impl Way {
+    pub(super) fn new(access: EndpointAccess, tuning: Tuning) -> Result<Way, BackendError> {
+        let mut tls = TlsConfig::builder();
+        if let Some(file) = &access.ca_file {
+            tls = tls.root_certs(tls::roots(file)?);
+        }
+        Ok(Way {
+            key: access.key.map(Key),
+            tls: tls.build(),
+            tuning,
+        })
     }
 }
 
@@ -90,7 +117,8 @@ impl Drop for Cut {
 }
 
 impl Client {
-    pub(super) fn new(base: &str, key: Option<Key>, tuning: &Tuning) -> Client {
+    pub(super) fn new(base: &str, way: &Way) -> Client {
+        let Way { key, tls, tuning } = way.clone();
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A redirected POST would lose its body, and the key is for this server alone.
@@ -100,11 +128,16 @@ impl Client {
             .user_agent(concat!("safeguard-sql/", env!("CARGO_PKG_VERSION")))
             .max_idle_connections(1)
             .max_idle_connections_per_host(1)
+            .tls_config(tls)
             .timeout_resolve(Some(tuning.connect))
             .timeout_connect(Some(tuning.connect))
             .timeout_global(Some(tuning.reply));
         // No proxy reaches this machine's own addresses as this machine does.
-        if base.starts_with("http://127.0.0.1:") || base.starts_with("http://localhost:") {
+        let (_, host) = base.split_once("://").unwrap_or(("", base));
+        if ["127.0.0.1:", "localhost:", "[::1]:"]
+            .iter()
+            .any(|own| host.starts_with(own))
+        {
             config = config.proxy(None);
         }
         Client {
@@ -272,6 +305,9 @@ impl Client {
     }
 
     fn unsent(&self, error: &ureq::Error) -> Fault {
+        if let Some(why) = tls::untrusted(error) {
+            return Fault::Untrusted(format!("{}: {why}", self.base));
+        }
         match error {
             ureq::Error::Timeout(_) => self.slow(),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {

@@ -12,6 +12,7 @@ mod http;
 mod probe;
 mod replicas;
 mod reply;
+mod tls;
 mod wire;
 
 pub use address::is_address;
@@ -19,7 +20,7 @@ pub use probe::Ways;
 pub use wire::Form;
 
 use self::address::Addresses;
-use self::http::{Client, Fault, Key};
+use self::http::{Client, Fault, Way};
 use self::probe::Unusable;
 use self::replicas::{Pick, Replicas, pause};
 use self::wire::{Put, Said, Want};
@@ -28,7 +29,7 @@ use super::labels::LabelTrie;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
 use crate::config::{
     ENDPOINT_CONNECT_MS, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_PAUSE_MS, ENDPOINT_PREFIXES_MAX,
-    ENDPOINT_REPLY_MS, ENDPOINT_TRIES_MAX, POLICY_TOKENS_MAX,
+    ENDPOINT_REPLY_MS, ENDPOINT_TRIES_MAX, EndpointAccess, POLICY_TOKENS_MAX,
 };
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use safeguard_udfs::{Effort, Lane, Mode};
@@ -93,9 +94,10 @@ impl Endpoint {
     /// server what it can do; blocks until they have answered. Those that do not answer are tried again later.
     ///
     /// # Errors
-    /// An address that is none, a server that refuses, servers of different models, none that answers.
-    pub fn open(said: &str, key: Option<String>) -> Result<Endpoint, BackendError> {
-        Endpoint::open_with(said, key, Tuning::default())
+    /// An address that is none, a server that refuses or is not to be trusted, servers of different models, none that
+    /// answers.
+    pub fn open(said: &str, access: EndpointAccess) -> Result<Endpoint, BackendError> {
+        Endpoint::open_with(said, access, Tuning::default())
     }
 
     /// The same with another patience.
@@ -104,14 +106,14 @@ impl Endpoint {
     /// As [`Endpoint::open`].
     pub fn open_with(
         said: &str,
-        key: Option<String>,
+        access: EndpointAccess,
         tuning: Tuning,
     ) -> Result<Endpoint, BackendError> {
         let Addresses { bases, model } = Addresses::parse(said)?;
-        let key = key.map(Key);
+        let way = Way::new(access, tuning)?;
         let clients: Vec<Arc<Client>> = bases
             .iter()
-            .map(|base| Arc::new(Client::new(base, key.clone(), &tuning)))
+            .map(|base| Arc::new(Client::new(base, &way)))
             .collect();
         let template = Template::released();
         let harmony = Harmony::new(Arc::new(Tokenizer::o200k_harmony()), template.clone());

@@ -58,6 +58,7 @@ impl Unusable {
                 Refusal::Key => BackendError::Key(why),
                 _ => BackendError::Protocol(why),
             }),
+            Fault::Untrusted(why) => Unusable::Never(BackendError::Untrusted(why)),
             passing => Unusable::Down(passing.why().to_owned()),
         }
     }
@@ -144,6 +145,7 @@ fn completions(client: &Client, harmony: &Harmony, ways: &mut Ways) -> Result<()
                 Err(fault @ (Fault::Busy { .. } | Fault::Slow(_))) => {
                     return Err(Unusable::of(fault));
                 }
+                Err(fault @ Fault::Untrusted(_)) => return Err(Unusable::of(fault)),
                 // Servers say in many ways that they do not do this.
                 Err(_) => continue,
             };

@@ -129,7 +129,7 @@ impl Format {
 
     fn named(&self, error: DataFusionError, object: &ObjectMeta) -> DataFusionError {
         match self.is_parquet() {
-            true => of_parquet(error, &address(object)),
+            true => of_parquet(error, &address(object), None),
             false => error,
         }
     }
