@@ -3,16 +3,20 @@
 //! Takes a file that failed, and the columns that were read of it; gives the first of its row groups that fails, with its
 //! rows and the column. Reads the file again, a group after the other, and only where something has failed already.
 
+use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::object_store::ObjectStore;
+use datafusion::object_store::path::Path;
+use datafusion::object_store::{ObjectStore, ObjectStoreExt};
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use datafusion::parquet::arrow::async_reader::{
-    ParquetObjectReader, ParquetRecordBatchStreamBuilder,
+use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use datafusion::parquet::errors::{ParquetError, Result};
+use datafusion::parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
 };
-use datafusion::parquet::errors::Result;
-use datafusion::parquet::file::metadata::RowGroupMetaData;
-use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A row group as messages name it, counted from 0 as other tools do. `None` where every one can be read, and where the
@@ -23,8 +27,11 @@ pub(super) async fn unreadable(
     columns: &[String],
 ) -> Option<String> {
     let object = &part.object_meta;
-    let reader = ParquetObjectReader::new(Arc::clone(store), object.location.clone());
-    let mut reader = reader.with_file_size(object.size);
+    let mut reader = Reader {
+        store: Arc::clone(store),
+        location: object.location.clone(),
+        size: object.size,
+    };
     let options = ArrowReaderOptions::default();
     let metadata = ArrowReaderMetadata::load_async(&mut reader, options).await;
     let file = File {
@@ -67,8 +74,33 @@ fn is_in(group: &RowGroupMetaData, part: &PartitionedFile) -> bool {
     (range.start..range.end).contains(&begin)
 }
 
+/// Bytes of one file.
+#[derive(Clone)]
+struct Reader {
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for Reader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        let read = self.store.get_range(&self.location, range);
+        read.map(|bytes| bytes.map_err(|e| ParquetError::External(Box::new(e))))
+            .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+        let size = self.size;
+        let read = ParquetMetaDataReader::new().load_and_finish(self, size);
+        read.map(|metadata| metadata.map(Arc::new)).boxed()
+    }
+}
+
 struct File {
-    reader: ParquetObjectReader,
+    reader: Reader,
     metadata: ArrowReaderMetadata,
 }
 
