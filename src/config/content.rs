@@ -3,7 +3,7 @@
 /// Seconds that an attached database has to let us in.
 pub const SERVER_CONNECT_SECONDS: u64 = 10;
 /// Connections over which one table of an attached database may be read at once.
-pub const SERVER_CONNECTIONS_MAX: usize = 16;
+pub const SERVER_READERS_MAX: usize = 16;
 /// Pages of a table for each connection that reads it: a smaller part is not worth one.
 pub const SERVER_SPLIT_PAGES_MIN: u64 = 128;
 /// Seconds for which the tables of an attached database are taken to be as they were.

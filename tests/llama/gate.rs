@@ -63,8 +63,18 @@ async fn carry(
 ) -> io::Result<()> {
     near.set_nodelay(true)?;
     let mut near = BufReader::new(near);
-    let mut far = None;
-    while let Some(request) = Message::read(&mut near).await? {
+    let mut far: Option<BufReader<TcpStream>> = None;
+    loop {
+        if let Some(far) = &mut far {
+            tokio::select! {
+                // Whatever a server says that was not asked: that it closes the connection.
+                _ = far.fill_buf() => return Ok(()),
+                asked = near.fill_buf() => drop(asked?),
+            }
+        }
+        let Some(request) = Message::read(&mut near).await? else {
+            return Ok(());
+        };
         let place = question(&request).map(|question| {
             let mut asked = asked.lock().unwrap();
             asked.push(question);
@@ -86,7 +96,6 @@ async fn carry(
             answered.send_modify(|n| *n += 1);
         }
     }
-    Ok(())
 }
 
 /// A request or a reply of HTTP/1.1.

@@ -33,9 +33,10 @@ CONTROL = {
     "<|message|>": 200_008,
     "<|call|>": 200_012,
 }
-# nano says this label in one token and o200k has none for it but with a space in front: that one is said, and the first
-# of its two pieces is scored. The factor tells the two apart, always in favour of what is said.
-LABEL, SAID, SCORED, FAVOUR = b"violates", b" violates", b"viol", 1.02
+# nano says this label in one token, and o200k has none for it but with a space in front: that one is said, and the two
+# pieces of the label are scored, the second as if it ended the reply. The factor tells what looks alike apart, always in
+# favour of what is to be said.
+LABEL, SAID, PIECES, FAVOUR = b"violates", b" violates", (b"viol", b"ates"), 1.02
 
 
 def spelled() -> dict[int, str]:
@@ -72,7 +73,9 @@ def rows(ranks: dict[bytes, int], nano: dict, embedding: np.ndarray, head: np.nd
     for token in nano["added_tokens"]:
         number = CONTROL[token["content"]]
         wide[number], top[number] = embedding[token["id"]], head[token["id"]]
-    top[ranks[SCORED]] = head[known[LABEL]]
+    first, second = (ranks[piece] for piece in PIECES)
+    wide[first], top[first] = embedding[known[LABEL]], head[known[LABEL]]
+    top[second] = top[CONTROL["<|return|>"]] / FAVOUR
     top[ranks[SAID]] = FAVOUR * head[known[LABEL]]
     return wide, top
 

@@ -89,10 +89,11 @@ async fn the_released_vocabulary_is_asked_by_ids_and_scores_as_here() {
     // The same server without its control tokens shown is asked by messages.
     let plain = Server::start(&python, &here.join("model.gguf"), NAME, &[]);
     let found = verified(here, &plain).await;
-    assert_eq!(
-        found[1],
-        "ok reason messages to /chat/completions, the reply read as it comes"
-    );
+    let expected = [
+        "ok reason messages to /chat/completions, the reply read as it comes",
+        "ok score token ids to /completions, with probabilities",
+    ];
+    assert_eq!(found[1..3], expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use crate::backend::BackendError;
 use crate::config::{ENDPOINT_BODY_BYTES_MAX, ENDPOINT_WORDS_MAX, EndpointAccess};
 use serde_json::Value;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, StatusCode};
@@ -26,6 +26,8 @@ pub(super) enum Fault {
     },
     /// It may be dead, or this connection is.
     Down(String),
+    /// The connection was closed before a reply began.
+    Gone(String),
     /// It did not answer in time.
     Slow(String),
     /// Whoever answers is not known to be the server: nothing was sent.
@@ -56,7 +58,7 @@ impl Fault {
     pub(super) fn why(&self) -> &str {
         match self {
             Fault::Busy { why, .. } | Fault::Down(why) | Fault::Slow(why) => why,
-            Fault::Untrusted(why) => why,
+            Fault::Gone(why) | Fault::Untrusted(why) => why,
             Fault::Final { why, .. } => why,
         }
     }
@@ -154,7 +156,24 @@ impl Client {
         path: &'static str,
         body: Value,
     ) -> Result<Said, Fault> {
-        let agent = self.agent();
+        let body = Arc::new(body);
+        let idle = self.idle().pop();
+        if let Some(agent) = idle {
+            match self.post_by(agent, path, Arc::clone(&body)).await {
+                // Servers close what nobody uses, and llama-server closes what it has streamed over: no fault of theirs.
+                Err(Fault::Gone(_)) => {}
+                said => return said,
+            }
+        }
+        self.post_by(self.config.new_agent(), path, body).await
+    }
+
+    async fn post_by(
+        self: &Arc<Self>,
+        agent: ureq::Agent,
+        path: &'static str,
+        body: Arc<Value>,
+    ) -> Result<Said, Fault> {
         let mut cut = Cut(Some(agent.clone()));
         let client = Arc::clone(self);
         let called = tokio::task::spawn_blocking(move || client.call(&agent, path, &body)).await;
@@ -233,7 +252,7 @@ impl Client {
             };
             if data == "[DONE]" {
                 // Reads what frames the body, so that the connection can be used again.
-                let _ = std::io::copy(&mut lines.take(left), &mut std::io::sink());
+                let _ = io::copy(&mut lines.take(left), &mut io::sink());
                 return Ok(());
             }
             let event: Value = serde_json::from_str(data).map_err(|_| self.no_json(data))?;
@@ -309,6 +328,7 @@ impl Client {
             return Fault::Untrusted(format!("{}: {why}", self.base));
         }
         match error {
+            ureq::Error::Io(io) if is_closed(io) => Fault::Gone(format!("{}: {error}", self.base)),
             ureq::Error::Timeout(_) => self.slow(),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 Fault::other(format!("{}: {error}", self.base))
@@ -317,12 +337,12 @@ impl Client {
         }
     }
 
-    fn unread(&self, error: &std::io::Error) -> Fault {
+    fn unread(&self, error: &io::Error) -> Fault {
         let timeout = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<ureq::Error>())
             .is_some_and(|inner| matches!(inner, ureq::Error::Timeout(_)));
-        match timeout || error.kind() == std::io::ErrorKind::TimedOut {
+        match timeout || error.kind() == io::ErrorKind::TimedOut {
             true => self.slow(),
             false => Fault::Down(format!("{}: the reply was cut: {error}", self.base)),
         }
@@ -368,6 +388,18 @@ impl Client {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<ureq::Agent>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the other side has closed a connection that stood.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let kinds = [
+        BrokenPipe,
+        ConnectionAborted,
+        ConnectionReset,
+        UnexpectedEof,
+    ];
+    kinds.contains(&error.kind())
 }
 
 /// Seconds; a date is left to our own pauses.

@@ -48,7 +48,8 @@ pub(super) fn untrusted(error: &ureq::Error) -> Option<String> {
         _ => return None,
     };
     Some(match why {
-        CertificateError::UnknownIssuer => {
+        // The latter is of an issuer who has the name of a trusted one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is signed by nobody who is trusted; SAFEGUARD_API_CA_FILE may name a file of \
              certificates to trust"
                 .to_owned()

@@ -2,7 +2,7 @@
 //!
 //! Takes names and values as typed, gives what they mean. A password is never shown. Reads no file and connects to nothing.
 
-use crate::config::{SERVER_CONNECTIONS_MAX, variable};
+use crate::config::{SERVER_READERS_MAX, variable};
 use crate::content::ContentError;
 use std::fmt;
 use std::net::IpAddr;
@@ -114,11 +114,11 @@ impl Options {
             .parse()
             .map_err(|_| invalid("port", &port, "a number from 1 to 65535"))?;
         let connections = find("connections").unwrap_or_else(|| "1".to_owned());
-        let most = 1..=SERVER_CONNECTIONS_MAX;
+        let most = 1..=SERVER_READERS_MAX;
         let connections = connections.parse().ok().filter(|n| most.contains(n));
         let connections = connections.ok_or_else(|| {
             let given = find("connections").unwrap_or_default();
-            let want = format!("a number from 1 to {SERVER_CONNECTIONS_MAX}");
+            let want = format!("a number from 1 to {SERVER_READERS_MAX}");
             invalid("connections", &given, &want)
         })?;
         let password = match (find("password"), find("password_env")) {
