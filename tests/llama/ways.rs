@@ -4,6 +4,9 @@ use super::{NAME, Server, gguf, here, llama, released, safeguard, texts, write_r
 use std::path::Path;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE mail STORED AS CSV LOCATION 'mail.csv'";
+/// Of one slot, as `serve.py` shares it out.
+const CONTEXT: &str = "note context 4096 tokens for a policy, a text and an analysis, of which the longest that are put have \
+                       22784: what does not fit is undecided";
 /// The file for the server rounds embeddings and attention to eight bits.
 const PROBABILITY: f64 = 0.05;
 /// So many of a hundred labels may differ for the same reason.
@@ -49,14 +52,15 @@ async fn the_released_vocabulary_is_asked_by_ids_and_scores_as_here() {
     let found = verified(here, &server).await;
     let address = server.address();
     assert_eq!(
-        found[..3],
+        found[..4],
         [
             format!("ok server {address} has {NAME}"),
             "ok reason token ids to /completions, the reply read as it comes".to_owned(),
             "ok score token ids to /completions, with probabilities".to_owned(),
+            CONTEXT.to_owned(),
         ]
     );
-    for (line, mode) in found[3..].iter().zip(["reason", "score"]) {
+    for (line, mode) in found[4..].iter().zip(["reason", "score"]) {
         let expected = format!("ok self-test mode {mode}: 6 labels to 6 questions");
         assert!(line.starts_with(&expected), "{line}");
     }
@@ -122,9 +126,9 @@ async fn another_vocabulary_is_asked_by_messages_and_answers_as_here() {
         ]
     );
     assert!(
-        found[3].starts_with("ok self-test mode reason: 6 labels to 6 questions"),
+        found[4].starts_with("ok self-test mode reason: 6 labels to 6 questions"),
         "{}",
-        found[3]
+        found[4]
     );
     let select = [
         "-c",

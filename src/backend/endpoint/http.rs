@@ -107,6 +107,25 @@ pub(super) struct Client {
     idle: Mutex<Vec<ureq::Agent>>,
 }
 
+/// A model in a server's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// Tokens of one prompt with its reply, where the server tells.
+    pub(super) context: Option<u64>,
+}
+
+impl Listed {
+    /// llama-server tells the context in one place, vLLM and SGLang in another.
+    fn read(model: &Value) -> Option<Listed> {
+        let context = model.pointer("/meta/n_ctx").or(model.get("max_model_len"));
+        Some(Listed {
+            name: model.get("id")?.as_str()?.to_owned(),
+            context: context.and_then(Value::as_u64),
+        })
+    }
+}
+
 /// Closes a request's connection unless it was done.
 struct Cut(Option<ureq::Agent>);
 
@@ -190,16 +209,15 @@ impl Client {
         self.call(&self.agent(), path, body)
     }
 
-    /// Names of the models that the server has.
-    pub(super) fn models(&self) -> Result<Vec<String>, Fault> {
+    /// The models that the server has.
+    pub(super) fn models(&self) -> Result<Vec<Listed>, Fault> {
         let agent = self.agent();
         let request = agent.get(format!("{}/models", self.base));
         let response = self.named(request).call().map_err(|e| self.unsent(&e))?;
         let text = self.text(self.accepted(response)?)?;
         let listed: Value = serde_json::from_str(&text).map_err(|_| self.no_json(&text))?;
-        let named = |model: &Value| Some(model.get("id")?.as_str()?.to_owned());
         match listed.get("data").and_then(Value::as_array) {
-            Some(models) => Ok(models.iter().filter_map(named).collect()),
+            Some(models) => Ok(models.iter().filter_map(Listed::read).collect()),
             None => Err(Fault::Down(format!("{}/models lists no models", self.base))),
         }
     }

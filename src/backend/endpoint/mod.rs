@@ -68,6 +68,8 @@ pub struct Found {
     pub address: String,
     /// What it can do, or why it did not answer.
     pub ways: Result<Ways, String>,
+    /// Tokens of one prompt with its reply, where it tells.
+    pub context: Option<u64>,
 }
 
 type Prefix = Result<Arc<Vec<u32>>, TooMany>;
@@ -131,7 +133,7 @@ impl Endpoint {
                 }
                 Ok(looked) => Ok(looked),
             };
-            if let Ok(own) = &looked {
+            if let Ok((own, _)) = &looked {
                 let (base, first) = ways.get_or_insert_with(|| (client.base.clone(), own.clone()));
                 if first != own {
                     return Err(differ((base, first), (&client.base, own)));
@@ -139,7 +141,8 @@ impl Endpoint {
             }
             found.push(Found {
                 address: client.base.clone(),
-                ways: looked,
+                context: looked.as_ref().map_or(None, |(_, context)| *context),
+                ways: looked.map(|(ways, _)| ways),
             });
         }
         let Some((_, ways)) = ways else {

@@ -64,12 +64,13 @@ impl Unusable {
     }
 }
 
-/// Looks at a server whose model is called `named`, or is the only one of its family.
+/// Looks at a server whose model is called `named`, or is the only one of its family. Gives its context beside how it is
+/// asked, where it tells.
 pub(super) fn look(
     client: &Client,
     harmony: &Harmony,
     named: Option<&str>,
-) -> Result<Ways, Unusable> {
+) -> Result<(Ways, Option<u64>), Unusable> {
     let missing = |fault| match fault {
         Fault::Final {
             kind: Refusal::Missing,
@@ -80,8 +81,11 @@ pub(super) fn look(
         ))),
         other => Unusable::of(other),
     };
-    let model = choose(&client.base, client.models().map_err(missing)?, named);
-    let model = model.map_err(Unusable::Never)?;
+    let listed = client.models().map_err(missing)?;
+    let names = listed.iter().map(|model| model.name.clone()).collect();
+    let model = choose(&client.base, names, named).map_err(Unusable::Never)?;
+    let chosen = listed.iter().find(|listed| listed.name == model);
+    let context = chosen.and_then(|listed| listed.context);
     let mut ways = Ways {
         model,
         completions: None,
@@ -91,7 +95,7 @@ pub(super) fn look(
     };
     completions(client, harmony, &mut ways)?;
     reasoned(client, harmony, &mut ways)?;
-    Ok(ways)
+    Ok((ways, context))
 }
 
 fn choose(base: &str, models: Vec<String>, named: Option<&str>) -> Result<String, BackendError> {
