@@ -14,13 +14,14 @@ pub struct Asked {
     pub path: String,
     pub body: Value,
     pub said: Option<String>,
+    /// It came when the server had closed the connection already, as it does after a reply that it has streamed.
+    pub unheard: bool,
 }
 
 /// One server's gate.
 pub struct Gate {
     pub address: String,
     asked: Arc<Mutex<Vec<Asked>>>,
-    connections: watch::Receiver<usize>,
 }
 
 impl Gate {
@@ -29,29 +30,21 @@ impl Gate {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (count, connections) = watch::channel(0);
         let kept = Arc::clone(&asked);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                count.send_modify(|n| *n += 1);
                 tokio::spawn(carry(near, there, Arc::clone(&kept), Arc::clone(&answered)));
             }
         });
         Gate {
             address: format!("http://127.0.0.1:{port}/v1"),
             asked,
-            connections,
         }
     }
 
     /// Questions so far, those of a probe left out.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
-    }
-
-    /// Connections so far.
-    pub fn connections(&self) -> usize {
-        *self.connections.borrow()
     }
 }
 
@@ -80,22 +73,38 @@ async fn carry(
             asked.push(question);
             asked.len() - 1
         });
-        if far.is_none() {
-            far = Some(BufReader::new(
-                TcpStream::connect(("127.0.0.1", there)).await?,
-            ));
-        }
-        let far = far.as_mut().unwrap();
-        far.write_all(&request.raw).await?;
-        let reply = Message::read(far)
-            .await?
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let stood = far.is_some();
+        let reply = match pass(&mut far, there, &request).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if let Some(place) = place {
+                    asked.lock().unwrap()[place].unheard = stood;
+                }
+                return Err(error);
+            }
+        };
         near.write_all(&reply.raw).await?;
         if let Some(place) = place {
             asked.lock().unwrap()[place].said = Some(reply.body);
             answered.send_modify(|n| *n += 1);
         }
     }
+}
+
+async fn pass(
+    far: &mut Option<BufReader<TcpStream>>,
+    there: u16,
+    request: &Message,
+) -> io::Result<Message> {
+    let far = match far {
+        Some(far) => far,
+        None => far.insert(BufReader::new(
+            TcpStream::connect(("127.0.0.1", there)).await?,
+        )),
+    };
+    far.write_all(&request.raw).await?;
+    let reply = Message::read(far).await?;
+    Ok(reply.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 /// A request or a reply of HTTP/1.1.
@@ -188,5 +197,6 @@ fn question(request: &Message) -> Option<Asked> {
         path,
         body,
         said: None,
+        unheard: false,
     })
 }

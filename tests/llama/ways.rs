@@ -48,22 +48,28 @@ async fn the_released_vocabulary_is_asked_by_ids_and_scores_as_here() {
     let here = folder.path();
     released(&python, here);
     write_rows(&here.join("mail.csv"), &texts(ROWS));
-    let server = Server::start(&python, &here.join("model.gguf"), NAME, &["--special"]);
-    let found = verified(here, &server).await;
-    let address = server.address();
-    assert_eq!(
-        found[..4],
-        [
-            format!("ok server {address} has {NAME}"),
-            "ok reason token ids to /completions, the reply read as it comes".to_owned(),
-            "ok score token ids to /completions, with probabilities".to_owned(),
+    // A name that does not say which tokens are its model's is asked by text, in which the server finds them.
+    for (name, more, form) in [
+        ("mine", &[][..], "rendered text"),
+        (NAME, &["--special"], "token ids"),
+        (NAME, &[], "token ids"),
+    ] {
+        let server = Server::start(&python, &here.join("model.gguf"), name, more);
+        let found = verified(here, &server).await;
+        let expected = [
+            format!("ok server {} has {name}", server.address()),
+            format!("ok reason {form} to /completions, the reply read as it comes"),
+            format!("ok score {form} to /completions, with probabilities"),
             CONTEXT.to_owned(),
-        ]
-    );
-    for (line, mode) in found[4..].iter().zip(["reason", "score"]) {
-        let expected = format!("ok self-test mode {mode}: 6 labels to 6 questions");
-        assert!(line.starts_with(&expected), "{line}");
+        ];
+        assert_eq!(found[..4], expected);
+        for (line, mode) in found[4..].iter().zip(["reason", "score"]) {
+            let expected = format!("ok self-test mode {mode}: 6 labels to 6 questions");
+            assert!(line.starts_with(&expected), "{name} {more:?}: {line}");
+        }
     }
+    let server = Server::start(&python, &here.join("model.gguf"), NAME, &[]);
+    let address = server.address();
     let select = [
         "-c",
         "SET safeguard.mode = score",
@@ -89,15 +95,6 @@ async fn the_released_vocabulary_is_asked_by_ids_and_scores_as_here() {
         (ROWS / 4..=ROWS * 3 / 4).contains(&violating),
         "{violating}"
     );
-
-    // The same server without its control tokens shown is asked by messages.
-    let plain = Server::start(&python, &here.join("model.gguf"), NAME, &[]);
-    let found = verified(here, &plain).await;
-    let expected = [
-        "ok reason messages to /chat/completions, the reply read as it comes",
-        "ok score token ids to /completions, with probabilities",
-    ];
-    assert_eq!(found[1..3], expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
