@@ -62,7 +62,7 @@ async fn carry(
             tokio::select! {
                 // Whatever a server says that was not asked: that it closes the connection.
                 _ = far.fill_buf() => return Ok(()),
-                asked = near.fill_buf() => drop(asked?),
+                asked = near.fill_buf() => { asked?; }
             }
         }
         let Some(request) = Message::read(&mut near).await? else {

@@ -141,7 +141,7 @@ impl Endpoint {
             }
             found.push(Found {
                 address: client.base.clone(),
-                context: looked.as_ref().map_or(None, |(_, context)| *context),
+                context: looked.as_ref().ok().and_then(|(_, context)| *context),
                 ways: looked.map(|(ways, _)| ways),
             });
         }
