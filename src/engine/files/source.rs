@@ -6,7 +6,7 @@
 use super::broken::Whole;
 use super::text::Text;
 use super::{columns, groups};
-use crate::error::{Error, message, sqlstate};
+use crate::error::{Error, content, message, sqlstate};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
@@ -176,6 +176,10 @@ pub(super) fn refused(error: &DataFusionError, why: String) -> DataFusionError {
 
 /// Whether the bytes of a Parquet file are not what they should be.
 fn is_damage(error: &DataFusionError) -> bool {
+    // The store names the file, which is not to blame.
+    if content(error).is_some() {
+        return false;
+    }
     match error.find_root() {
         DataFusionError::ParquetError(_) => true,
         DataFusionError::ArrowError(inner, _) => matches!(**inner, ArrowError::ParquetError(_)),
@@ -189,6 +193,9 @@ pub(super) fn of_parquet(
     name: &str,
     place: Option<&str>,
 ) -> DataFusionError {
+    if content(&error).is_some() {
+        return error;
+    }
     let why = message(&error);
     if !is_damage(&error) {
         return match error.find_root() {
