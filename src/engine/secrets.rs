@@ -152,7 +152,7 @@ pub(super) fn apply(session: &Session, statement: &Statement) -> Result<Option<A
                 Err(Error::refused("42710", why))
             }
             (false, _) if holds_secret => {
-                let note = "not kept across restarts: it holds a secret; KEY_ID and SECRET_ENV 'VARIABLE' would be kept";
+                let note = "not kept across restarts: it holds a secret; an option .._ENV that names a variable of the environment would be kept";
                 Ok(Some(Applied {
                     change: Some(forgotten(name)),
                     note: Some(note),
