@@ -484,10 +484,17 @@ pub fn hub_token() -> Option<String> {
     (!token.is_empty()).then_some(token)
 }
 
-/// The key that servers of models know this user by: `SAFEGUARD_API_KEY`. Never shown.
-pub fn endpoint_key() -> Option<String> {
-    let key = std::env::var("SAFEGUARD_API_KEY").ok()?.trim().to_owned();
-    (!key.is_empty()).then_some(key)
+/// How servers of models are spoken to: `SAFEGUARD_API_KEY` is the key that they know this user by, `SAFEGUARD_API_CA_FILE`
+/// a file of certificates.
+pub fn endpoint_access() -> EndpointAccess {
+    let set = |name: &str| {
+        let said = std::env::var(name).ok()?.trim().to_owned();
+        (!said.is_empty()).then_some(said)
+    };
+    EndpointAccess {
+        key: set("SAFEGUARD_API_KEY"),
+        ca_file: set("SAFEGUARD_API_CA_FILE").map(PathBuf::from),
+    }
 }
 
 /// A variable that a user named as the place of a secret. Never shown.

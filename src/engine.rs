@@ -36,7 +36,7 @@ use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
-use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::config::{Config, RolesLimits, endpoint_access};
 use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
 use crate::error::Error;
@@ -300,7 +300,7 @@ impl Engine {
 /// The model that the settings name, opened; blocks.
 fn backend(config: &Config) -> Result<Arc<dyn Backend>, Error> {
     if is_address(&config.model) {
-        let endpoint = Endpoint::open(&config.model, endpoint_key())?;
+        let endpoint = Endpoint::open(&config.model, endpoint_access())?;
         return Ok(Arc::new(endpoint));
     }
     let local = match models::resolve(&config.model, &config.models_dir)? {
