@@ -16,6 +16,7 @@ mod tables;
 
 pub(super) use provider::{fixed_oid, has_table, is_empty};
 
+use super::casts::Casts;
 use super::settings::Settings;
 use crate::engine::CATALOG;
 use datafusion::common::DataFusionError;
@@ -70,7 +71,10 @@ impl Catalog {
     pub fn install(&self, context: &SessionContext, facts: Facts) {
         let facts = Arc::new(facts);
         let state = context.state_ref();
-        state.write().config_mut().set_extension(Arc::clone(&facts));
+        let mut written = state.write();
+        written.config_mut().set_extension(Arc::clone(&facts));
+        written.add_analyzer_rule(Arc::new(Casts::new()));
+        drop(written);
         functions::register(context, &self.shared, &facts);
     }
 }

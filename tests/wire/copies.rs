@@ -29,7 +29,7 @@ async fn messages(client: &Client, sql: &str) -> Vec<Bytes> {
 async fn a_message_is_a_row_unless_they_are_gathered() {
     let wire = Wire::start(config()).await;
     let (client, _) = wire.connect("ann").await;
-    let rows = "(SELECT value, 'row ' || value FROM generate_series(1, 20000) ORDER BY value)";
+    let rows = "(SELECT i, 'row ' || i FROM generate_series(1, 20000) AS s(i) ORDER BY i)";
     let ends = [("text", 0), ("csv", 0), ("binary", 1)];
     for (form, trailer) in ends {
         let one = messages(&client, &format!("COPY {rows} TO STDOUT (FORMAT {form})")).await;
