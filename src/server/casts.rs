@@ -111,6 +111,19 @@ fn zone(config: &ConfigOptions) -> Zone {
     zone.unwrap_or_default()
 }
 
+/// A value as another type; a text is read as PostgreSQL reads it.
+///
+/// # Errors
+/// As PostgreSQL's input functions; 22P02 and its kin for what is no text and cannot be cast.
+pub fn as_type(from: &ScalarValue, wanted: &DataType, zone: &Zone) -> Result<ScalarValue> {
+    if let Some(Some(written)) = from.try_as_str()
+        && let Some(value) = value(from, written, (wanted, zone))?
+    {
+        return Ok(value);
+    }
+    from.cast_to(wanted)
+}
+
 /// What `written` is as another type; none where the planner is to read it.
 fn value(
     literal: &ScalarValue,

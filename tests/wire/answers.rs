@@ -35,6 +35,7 @@ async fn statements_are_answered_as_postgresql_answers_them() {
             ("SET TimeZone = 'Europe/Berlin'; SELECT timestamptz '2026-07-02 10:00+00'::text, timestamptz '2026-07-02 10:00' || ''; RESET TimeZone", "2026-07-02 12:00:00+02|2026-07-02 10:00:00+02"),
             ("SELECT EXISTS (SELECT 1 FROM t WHERE id = 3), EXISTS (SELECT 1 FROM t WHERE id = 9)", "t|f"),
             ("SELECT EXISTS (SELECT 1 FROM t WHERE safeguard_classify('hate', body) = 'allowed')", "t"),
+            ("PREPARE q(timestamptz) AS SELECT $1 = timestamptz '2026-01-02 10:00:00+00'; EXECUTE q('2026-01-02 10:00'); DEALLOCATE q", "t"),
             ("SELECT generate_series(1, 3)", "1;2;3"),
             ("SELECT count(*), sum(x) FROM (SELECT generate_series(2, 8, 2) AS x) AS s", "4|20"),
             ("SELECT $1", "42P02 there is no parameter $1"),
