@@ -207,6 +207,11 @@ pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub const SERVER_STARTUP_BYTES_MAX: usize = 10_000;
 /// Bytes of rows that are gathered before they are sent.
 pub const SERVER_SEND_BYTES: usize = 64 << 10;
+/// Bytes that the system keeps for a client and has not sent yet. With more, a client that reads slower than rows are made
+/// pays for their way through the system's queue in its own time.
+pub const SERVER_UNSENT_BYTES: u32 = 64 << 10;
+/// Bytes of a CopyData message that gathers rows; with its last row it mostly fits the 16 KiB that libpq reads at once.
+pub const SERVER_GATHER_BYTES: usize = 15 << 10;
 /// Bytes read from a client while its statement runs; one that sends more is not watched until the statement ends.
 pub const SERVER_AHEAD_BYTES_MAX: usize = 1 << 20;
 /// Rows of a COPY FROM STDIN that are inserted together.

@@ -6,6 +6,7 @@
 
 mod calibrate;
 mod estimate;
+mod exists;
 mod files;
 pub mod functions;
 pub mod golden;
@@ -52,6 +53,7 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use exists::ExistsAsValue;
 use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
@@ -234,6 +236,7 @@ impl Engine {
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_analyzer_rule(Arc::new(ExistsAsValue))
             .with_physical_optimizer_rule(Arc::new(CountThere));
         for (format, files) in SessionStateDefaults::default_table_factories() {
             let shelf = self.shelf.clone();
