@@ -2,10 +2,10 @@
 
 use crate::auto::Script;
 use crate::slt::rows;
+use crate::stores;
 use futures::TryStreamExt;
 use safeguard::engine::{End, Engine, Session};
 use safeguard::error::Error;
-use safeguard::store::Store;
 use std::path::{Path, PathBuf};
 
 /// A program over a data folder, until it is dropped.
@@ -17,7 +17,7 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) async fn start(data: &Path, roots: Option<Vec<PathBuf>>) -> Program {
-        let store = Store::open(data).unwrap();
+        let store = stores::open(data);
         let engine = Engine::with_backend(store, Script::new("one"))
             .await
             .unwrap();

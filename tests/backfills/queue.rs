@@ -1,6 +1,7 @@
 //! `SET safeguard.answer = 'queue'`: answers at once, judged later, and asked for once.
 
 use super::Bench;
+use crate::stores;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ async fn a_failing_backend_and_a_poisoned_text_are_waited_for_and_given_up() {
 #[tokio::test]
 async fn texts_are_gone_when_they_are_judged_or_erased() {
     let dir = tempfile::tempdir().unwrap();
-    let store = safeguard::store::Store::open(dir.path()).unwrap();
+    let store = stores::open(dir.path());
     let bench = Bench::over(store, super::Script::new()).await;
     bench.rows("SET safeguard.answer = 'queue'").await;
     let found = |word: &str| {

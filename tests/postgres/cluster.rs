@@ -1,6 +1,6 @@
 //! A PostgreSQL of one test.
 
-use crate::clients::skip;
+use super::skip;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,6 +119,11 @@ impl Cluster {
     /// The folder of its socket.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its number.
+    pub(super) fn process(&self) -> i32 {
+        self.child.id().try_into().unwrap()
     }
 
     /// What it said so far.

@@ -6,9 +6,11 @@
 mod cluster;
 mod cut;
 mod reads;
+pub(crate) mod shared;
 mod tls;
 mod writes;
 
+use crate::clients::skip;
 use crate::relations::Program;
 use cluster::Cluster;
 

@@ -3,9 +3,9 @@
 use super::logins::{add, login};
 use super::{Wire, config, simple};
 use crate::budgets::{Counting, POLICIES};
+use crate::stores;
 use futures::future::join_all;
 use safeguard::config::{LIMIT_BLOCK_QUESTIONS, RoleLimits, RolesLimits};
-use safeguard::store::Store;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -31,7 +31,7 @@ async fn server(dir: &Path, limits: RolesLimits, clock: &Arc<AtomicI64>) -> (Wir
     let backend = Counting::new();
     let mut config = config();
     config.limits = limits;
-    let store = Store::open(dir).unwrap();
+    let store = stores::open(dir);
     let wire = Wire::over(config, store, backend.clone()).await;
     let now = Arc::clone(clock);
     let now = Arc::new(move || now.load(Relaxed));

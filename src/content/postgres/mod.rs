@@ -15,7 +15,6 @@ mod filter;
 mod options;
 mod scan;
 mod sink;
-mod tls;
 
 pub use catalog::Attached;
 pub use count::CountThere;
