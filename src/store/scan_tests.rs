@@ -50,7 +50,8 @@ async fn every_column_shows_what_was_stored(bed: Bed) {
         "seconds Float64",
     ];
     assert_eq!(names, expected);
-    let rows = rows(&session, "SELECT * FROM safeguard.verdicts").await;
+    let all = "SELECT * FROM safeguard.verdicts ORDER BY judged_at";
+    let rows = rows(&session, all).await;
     let hex = |digest| crate::store::to_hex(&digest);
     let record = verdict(2);
     let expected = format!(

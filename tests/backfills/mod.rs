@@ -8,6 +8,7 @@ mod faults;
 mod kills;
 mod limits;
 mod queue;
+mod servers;
 mod steering;
 
 use crate::slt::rows;

@@ -3,10 +3,11 @@
 //! Without one on this machine the tests are reported as skipped, unless `SAFEGUARD_CLIENTS=require`; `.ci/clients`
 //! installs and requires it.
 
-mod cluster;
+pub(crate) mod cluster;
 mod cut;
 mod reads;
 pub(crate) mod shared;
+mod store;
 mod tls;
 mod writes;
 

@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 
 /// How every connection is set.
 const SETTINGS: &str = "SET standard_conforming_strings = on; SET timezone = 'UTC'; \
-    SET default_transaction_isolation = 'read committed'; SET application_name = 'safeguard'";
+    SET default_transaction_isolation = 'read committed'";
 
 /// Where a shared store is.
 pub(super) struct Server {
@@ -156,7 +156,10 @@ impl Server {
             Ok(Ok(connection)) => Postgres::new(connection),
         };
         let path = self.schema().replace('"', "\"\"");
-        let settings = format!("{SETTINGS}; SET search_path = \"{path}\", pg_catalog");
+        let name = self.schema().replace('\'', "''");
+        let settings = format!(
+            "{SETTINGS}; SET application_name = 'safeguard {name}'; SET search_path = \"{path}\", pg_catalog"
+        );
         connection.batch(&settings).map_err(|e| self.failed(e))?;
         // Older servers do not know it; newer ones then see that nobody waits for a statement any more.
         let _ = connection.batch("SET client_connection_check_interval = '5s'");
@@ -181,3 +184,6 @@ impl Server {
 fn micros(since: Instant) -> i64 {
     i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

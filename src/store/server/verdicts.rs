@@ -1,7 +1,7 @@
 //! Verdicts in a shared store: many in one statement, whichever server was first.
 //!
 //! Takes records, stores what is new of them; gives back what is stored under keys. A statement that is repeated stores
-//! nothing twice, so that it may be sent again when its answer is lost. Keys go in their order, so that two servers that
+//! nothing twice, so that it may be sent again when its answer is lost. Keys go in order, so that two servers that
 //! store the same ones do not wait for each other in a circle.
 
 use crate::config::STORE_COMMIT_ROWS_MAX;
@@ -10,7 +10,7 @@ use crate::store::db::{self, Connection, Error, Optional, Row, params};
 use crate::store::facts::{count, words};
 use crate::store::index::rules;
 use crate::store::records::{Digest, Record};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio_postgres::types::ToSql;
 
@@ -35,12 +35,17 @@ pub(super) fn store(c: &Connection, judges: &mut Judges, records: &[&Record]) ->
     let Connection::Postgres(server) = c else {
         return Err(Error::NoRows);
     };
-    let mut keys: BTreeMap<&Digest, Found<'_>> = BTreeMap::new();
+    let mut places: HashMap<&Digest, usize> = HashMap::new();
+    let mut keys: Vec<Found<'_>> = Vec::new();
     for &record in records {
-        let found = keys.entry(&record.verdict_digest).or_insert(Found {
-            first: record,
-            decided: None,
-        });
+        let place = *places.entry(&record.verdict_digest).or_insert(keys.len());
+        if place == keys.len() {
+            keys.push(Found {
+                first: record,
+                decided: None,
+            });
+        }
+        let found = &mut keys[place];
         if found.decided.is_none() && record.label.is_some() {
             found.decided = Some(record);
         }
@@ -48,11 +53,11 @@ pub(super) fn store(c: &Connection, judges: &mut Judges, records: &[&Record]) ->
     for record in records {
         judge(c, judges, record)?;
     }
-    let first: Vec<&Record> = keys.values().map(|found| found.first).collect();
+    let first: Vec<&Record> = keys.iter().map(|found| found.first).collect();
     let new = insert(server, judges, 0, &first)?;
     // A known key takes one more row if it was undecided: what a second asking decided.
     let later: Vec<&Record> = keys
-        .values()
+        .iter()
         .filter(|found| found.first.label.is_none() || !new.contains(&found.first.verdict_digest))
         .filter_map(|found| found.decided)
         .collect();
@@ -62,26 +67,30 @@ pub(super) fn store(c: &Connection, judges: &mut Judges, records: &[&Record]) ->
     Ok(())
 }
 
-/// The keys that were new, of records with distinct ones, in their order.
+/// The keys that were new, of records with distinct ones, which are numbered in their order.
 fn insert(
     server: &Postgres,
     judges: &Judges,
     attempt: i64,
     records: &[&Record],
 ) -> db::Result<HashSet<Digest>> {
-    let sql = "INSERT INTO verdicts (verdict_digest, attempt, judge, text_digest, label, violates,
+    let sql = "INSERT INTO verdicts (id, verdict_digest, attempt, judge, text_digest, label, violates,
                    score, reason, tokens_in, tokens_out, judged_at, rules, rationale, gap, seconds)
-               SELECT g.verdict_digest, ?1, g.judge, g.text_digest, g.label, g.violates, g.score,
-                   g.reason, g.tokens_in, g.tokens_out, g.judged_at, g.rules, g.rationale, g.gap,
-                   g.seconds
-               FROM unnest(CAST(?2 AS BYTEA[]), CAST(?3 AS BIGINT[]), CAST(?4 AS BYTEA[]),
-                   CAST(?5 AS TEXT[]), CAST(?6 AS BOOLEAN[]), CAST(?7 AS DOUBLE PRECISION[]),
-                   CAST(?8 AS TEXT[]), CAST(?9 AS BIGINT[]), CAST(?10 AS BIGINT[]),
-                   CAST(?11 AS BIGINT[]), CAST(?12 AS TEXT[]), CAST(?13 AS TEXT[]),
-                   CAST(?14 AS DOUBLE PRECISION[]), CAST(?15 AS DOUBLE PRECISION[]))
-                   AS g (verdict_digest, judge, text_digest, label, violates, score, reason,
-                       tokens_in, tokens_out, judged_at, rules, rationale, gap, seconds)
-               WHERE ?1 = 0 OR EXISTS (
+               SELECT g.id, g.verdict_digest, CAST(?1 AS BIGINT), g.judge, g.text_digest, g.label,
+                   g.violates, g.score, g.reason, g.tokens_in, g.tokens_out, g.judged_at, g.rules,
+                   g.rationale, g.gap, g.seconds
+               FROM (
+                   SELECT nextval(CAST('verdicts_id_seq' AS regclass)) AS id, u.*
+                   FROM unnest(CAST(?2 AS BYTEA[]), CAST(?3 AS BIGINT[]), CAST(?4 AS BYTEA[]),
+                       CAST(?5 AS TEXT[]), CAST(?6 AS BOOLEAN[]), CAST(?7 AS DOUBLE PRECISION[]),
+                       CAST(?8 AS TEXT[]), CAST(?9 AS BIGINT[]), CAST(?10 AS BIGINT[]),
+                       CAST(?11 AS BIGINT[]), CAST(?12 AS TEXT[]), CAST(?13 AS TEXT[]),
+                       CAST(?14 AS DOUBLE PRECISION[]), CAST(?15 AS DOUBLE PRECISION[])) WITH ORDINALITY
+                       AS u (verdict_digest, judge, text_digest, label, violates, score, reason,
+                           tokens_in, tokens_out, judged_at, rules, rationale, gap, seconds, place)
+                   ORDER BY u.place
+               ) AS g
+               WHERE CAST(?1 AS BIGINT) = 0 OR EXISTS (
                    SELECT 1 FROM verdicts AS v WHERE v.verdict_digest = g.verdict_digest
                      AND v.attempt = 0 AND v.label IS NULL
                )
