@@ -3,7 +3,7 @@
 use crate::auto::{PUBLISH, Run};
 use crate::stores;
 use safeguard::policy::folder;
-use safeguard::store::{Record, Store, text_digest};
+use safeguard::store::{Record, text_digest};
 
 /// The key of the one verdict about a text under a policy.
 async fn key(run: &mut Run, policy: &str, text: &str) -> String {

@@ -3,7 +3,7 @@
 use crate::auto::Run;
 use crate::stores;
 use safeguard::screen::{Example, Screen, Training};
-use safeguard::store::{ScreenEvent, Store, now};
+use safeguard::store::{ScreenEvent, now};
 use std::sync::Arc;
 
 /// Texts that say `bad` are bad, and a screen can learn that; `vague` ones it has never seen.

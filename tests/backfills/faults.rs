@@ -2,7 +2,7 @@
 
 use super::{Bench, Held, POLICY, STRICT, Script};
 use crate::stores;
-use safeguard::store::{Claimant, Fate, Settlement, Spent, SpoolRow, Store, Then, text_digest};
+use safeguard::store::{Claimant, Fate, Settlement, Spent, SpoolRow, Then, text_digest};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
