@@ -17,5 +17,7 @@ pub const STORE_PRESENCE_SECONDS: u64 = 30;
 pub const STORE_PRESENCE_RENEW_SECONDS: u64 = 5;
 /// Milliseconds that leaving a shared store may take.
 pub const STORE_LEAVE_MS: u64 = 2_000;
+/// Statements that a connection to a shared store keeps prepared; past it all are prepared anew.
+pub const STORE_STATEMENTS_MAX: usize = 256;
 /// Characters of a database's own words in an error about the store.
 pub const STORE_WORDS_MAX: usize = 400;

@@ -132,6 +132,11 @@ impl StoreError {
                 },
             };
         }
+        if error.is_conflict() {
+            return StoreError::Busy {
+                path: path.to_path_buf(),
+            };
+        }
         let why = match error {
             db::Error::Sqlite(error) => return StoreError::sqlite(path, error),
             db::Error::Postgres(error) => match error.code() {

@@ -316,23 +316,31 @@ pub(super) fn end_if_done(c: &Connection, backfill: i64, now: i64) -> db::Result
 
 /// Begins to measure a rate, where nothing was measured lately.
 pub(super) fn begin_marks(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
-    let sql = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?2";
-    c.prepare_cached(sql)?.execute([backfill, now - window()])?;
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
                SELECT id, CAST(?2 AS BIGINT), judged FROM backfills WHERE id = ?1
-                 AND NOT EXISTS (SELECT 1 FROM backfill_marks WHERE backfill = ?1)";
-    c.prepare_cached(sql)?.execute([backfill, now]).map(drop)
+                 AND NOT EXISTS (SELECT 1 FROM backfill_marks WHERE backfill = ?1 AND at >= ?3)";
+    marked(c, sql, [backfill, now, now - window()])
 }
 
 /// Notes how far a backfill is now.
 fn mark(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
-               SELECT id, CAST(?2 AS BIGINT), judged FROM backfills WHERE id = ?1";
-    c.prepare_cached(sql)?.execute([backfill, now])?;
-    let sql = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?2";
-    c.prepare_cached(sql)?
-        .execute([backfill, now - window()])
-        .map(drop)
+               SELECT id, CAST(?2 AS BIGINT), judged FROM backfills
+               WHERE id = ?1 AND CAST(?3 AS BIGINT) <= ?2";
+    marked(c, sql, [backfill, now, now - window()])
+}
+
+/// Stores a mark of a backfill (`?1`) and drops those of before its window (`?3`); in PostgreSQL in one statement.
+fn marked(c: &Connection, insert: &str, values: [i64; 3]) -> db::Result<()> {
+    let drop_old = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?3";
+    if let Connection::Postgres(_) = c {
+        let both = format!("WITH old AS ({drop_old}) {insert}");
+        return c.execute(&both, values).map(drop);
+    }
+    let [backfill, _, from] = values;
+    let drop_old = drop_old.replace("?3", "?2");
+    c.execute(&drop_old, [backfill, from])?;
+    c.execute(insert, values).map(drop)
 }
 
 /// In microseconds.

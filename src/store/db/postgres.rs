@@ -6,6 +6,7 @@
 
 use super::error::{Error, Result};
 use super::value::{Owned, ToValue, Value};
+use crate::config::STORE_STATEMENTS_MAX;
 use crate::postgres::Connection;
 use bytes::{BufMut, BytesMut};
 use futures::StreamExt;
@@ -140,6 +141,9 @@ impl Postgres {
         }
         let new = block_on(self.connection.prepare(&translated(sql)))?;
         let mut statements = self.statements.borrow_mut();
+        if statements.len() >= STORE_STATEMENTS_MAX {
+            statements.clear();
+        }
         statements.insert(sql.into(), new.clone());
         Ok(new)
     }

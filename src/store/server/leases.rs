@@ -14,12 +14,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Holds a row for as long as it lives.
-#[derive(Debug)]
 pub(in crate::store) struct Lease {
+    /// Whose runtime the last statement needs.
+    _server: Arc<Server>,
     /// Dropped to end the thread.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     left: Mutex<Receiver<()>>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
 }
 
 impl Drop for Lease {
@@ -82,6 +89,7 @@ impl Lease {
             why: e.to_string(),
         })?;
         Ok(Lease {
+            _server: Arc::clone(server),
             stop: Some(stop),
             thread: Some(thread),
             left: Mutex::new(left),
