@@ -44,3 +44,49 @@ pub(crate) fn new() -> Store {
         false => Store::ephemeral().unwrap(),
     }
 }
+
+/// From now on the store of a folder fails what is said as `INSERT ON verdicts`.
+pub(crate) async fn fill(dir: &Path, what: &str) {
+    if !are_shared() {
+        let full = format!(
+            "CREATE TRIGGER full BEFORE {what} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        );
+        beside(dir).execute_batch(&full).unwrap();
+        return;
+    }
+    let full = format!(
+        "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'database or disk is full'; END $$;
+         CREATE TRIGGER full_disk BEFORE {what} FOR EACH ROW EXECUTE FUNCTION full_disk()"
+    );
+    shared_beside(dir, &full).await;
+}
+
+/// No longer.
+pub(crate) async fn drain(dir: &Path, table: &str) {
+    match are_shared() {
+        true => shared_beside(dir, &format!("DROP TRIGGER full_disk ON {table}")).await,
+        false => beside(dir).execute_batch("DROP TRIGGER full").unwrap(),
+    }
+}
+
+fn beside(dir: &Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(dir.join("verdicts.db")).unwrap()
+}
+
+async fn shared_beside(dir: &Path, sql: &str) {
+    let url = {
+        let stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        stores[dir].clone()
+    };
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host_path(shared::folder().unwrap())
+        .user("postgres")
+        .dbname("postgres");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let schema = url.rsplit_once('=').unwrap().1;
+    let within = format!("SET search_path = {schema}; {sql}");
+    client.batch_execute(&within).await.unwrap();
+}
