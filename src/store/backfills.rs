@@ -235,14 +235,15 @@ impl Store {
     }
 }
 
+/// What [`read`] reads.
+pub(super) const COLUMNS: &str =
+    "id, policy, model, model_digest, state, reason, \"rows\", judged, failed, rate, requested_by";
+
 fn select(which: &str) -> String {
-    format!(
-        "SELECT id, policy, model, model_digest, state, reason, \"rows\", judged, failed, rate, requested_by
-         FROM backfills {which}"
-    )
+    format!("SELECT {COLUMNS} FROM backfills {which}")
 }
 
-fn read(row: &Row<'_>) -> db::Result<BackfillRow> {
+pub(super) fn read(row: &Row<'_>) -> db::Result<BackfillRow> {
     Ok(BackfillRow {
         id: row.get(0)?,
         policy: row.get(1)?,

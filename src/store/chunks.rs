@@ -9,7 +9,7 @@ use super::backfills::{Judging, signed};
 use super::db::{self, Connection, Optional, Row, params};
 use super::error::StoreError;
 use super::payload::{self, SpoolRow};
-use super::settling::{begin_marks, end_if_done, forget};
+use super::settling::{begin_marks, end_if_done, forget, window};
 use std::sync::Arc;
 
 /// Who takes work, of which model, when, and until when.
@@ -107,12 +107,12 @@ impl Store {
 
     /// Holds the spool for longer; whether it is still this worker's, and wanted.
     pub async fn renew_spool(&self, id: i64, by: Claimant) -> Result<bool, StoreError> {
-        self.transact_beside(move |c| renew_spool(c, id, &by)).await
+        self.transact_once(move |c| renew_spool(c, id, &by)).await
     }
 
     /// Gives the spool back as it is.
     pub async fn release_spool(&self, id: i64, by: Claimant) -> Result<(), StoreError> {
-        self.transact_beside(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE backfills SET claimed_by = NULL, lease_until = 0
                        WHERE id = ?1 AND claimed_by = ?2";
             c.prepare_cached(sql)?
@@ -150,14 +150,14 @@ impl Store {
 
     /// The next chunk of the backfill whose turn it is.
     pub async fn claim_chunk(&self, by: Claimant) -> Result<Option<Claimed>, StoreError> {
-        let some = {
+        if self.looks_first() {
             let by = by.clone();
-            self.read(move |c| next_backfill(c, &by)).await?
-        };
-        match some {
-            None => Ok(None),
-            Some(_) => self.transact_beside(move |c| claim_chunk(c, &by)).await,
+            let some = self.read(move |c| next_backfill(c, &by)).await?;
+            if some.is_none() {
+                return Ok(None);
+            }
         }
+        self.transact_once(move |c| claim_chunk(c, &by)).await
     }
 
     /// Holds a chunk for longer; whether it is still this worker's, and wanted.
@@ -166,7 +166,7 @@ impl Store {
         (backfill, position): (i64, i64),
         by: Claimant,
     ) -> Result<bool, StoreError> {
-        self.transact_beside(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE backfill_chunks SET lease_until = ?4
                        WHERE backfill = ?1 AND position = ?2 AND claimed_by = ?3 AND done = 0
                          AND EXISTS (SELECT 1 FROM backfills WHERE id = ?1 AND state = 'running')";
@@ -259,15 +259,16 @@ fn next_backfill(c: &Connection, by: &Claimant) -> db::Result<Option<i64>> {
 }
 
 fn claim_chunk(c: &Connection, by: &Claimant) -> db::Result<Option<Claimed>> {
-    // After a setback a chunk that has not failed yet tells most about whether it is over. What another worker takes at
-    // the same moment is passed over.
+    if let Connection::Postgres(_) = c {
+        return claim_in_one(c, by);
+    }
+    // After a setback a chunk that has not failed yet tells most about whether it is over.
     let sql = format!(
         "SELECT {JUDGING}, b.settings, b.budget, b.tokens_in + b.tokens_out, c.backfill, c.position,
                 c.tries, b.setbacks, c.payload
          FROM backfill_chunks AS c JOIN backfills AS b ON b.id = c.backfill
          WHERE c.backfill = ({NEXT}) AND c.done = 0 AND c.not_before <= ?2 AND c.lease_until <= ?2
-         ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1{}",
-        c.either("", " FOR UPDATE OF c SKIP LOCKED")
+         ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1"
     );
     let values = params![by.model_digest, by.now];
     let found = c.prepare_cached(&sql)?.query_row(values, claimed);
@@ -284,6 +285,45 @@ fn claim_chunk(c: &Connection, by: &Claimant) -> db::Result<Option<Claimed>> {
     c.prepare_cached(sql)?.execute([backfill, by.now])?;
     begin_marks(c, backfill, by.now)?;
     Ok(Some(claimed))
+}
+
+/// The same in one statement of PostgreSQL. What another worker takes at the same moment is passed over.
+fn claim_in_one(c: &Connection, by: &Claimant) -> db::Result<Option<Claimed>> {
+    let sql = format!(
+        "WITH next AS (
+             SELECT c.backfill, c.position
+             FROM backfill_chunks AS c JOIN backfills AS b ON b.id = c.backfill
+             WHERE c.backfill = ({NEXT}) AND c.done = 0 AND c.not_before <= ?2 AND c.lease_until <= ?2
+             ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1
+             FOR UPDATE OF c SKIP LOCKED
+         ), taken AS (
+             UPDATE backfill_chunks AS c SET claimed_by = ?3, lease_until = ?4
+             FROM next AS n WHERE c.backfill = n.backfill AND c.position = n.position
+             RETURNING c.backfill, c.position, c.tries, c.payload
+         ), begun AS (
+             UPDATE backfills AS b SET claimed_at = ?2, started_at = coalesce(b.started_at, ?2)
+             FROM taken AS t WHERE b.id = t.backfill RETURNING b.*
+         ), old AS (
+             DELETE FROM backfill_marks AS m USING taken AS t
+             WHERE m.backfill = t.backfill AND m.at < ?5
+         ), marked AS (
+             INSERT INTO backfill_marks (backfill, at, judged)
+             SELECT b.id, CAST(?2 AS BIGINT), b.judged FROM begun AS b WHERE NOT EXISTS (
+                 SELECT 1 FROM backfill_marks AS m WHERE m.backfill = b.id AND m.at >= ?5
+             )
+         )
+         SELECT {JUDGING}, b.settings, b.budget, b.tokens_in + b.tokens_out, t.backfill, t.position,
+                t.tries, b.setbacks, t.payload
+         FROM begun AS b JOIN taken AS t ON t.backfill = b.id"
+    );
+    let values = params![
+        by.model_digest,
+        by.now,
+        by.worker,
+        by.lease_until,
+        by.now - window()
+    ];
+    c.query_row(&sql, values, claimed).optional()
 }
 
 fn claimed(row: &Row<'_>) -> db::Result<Claimed> {

@@ -355,6 +355,19 @@ impl Store {
         self.transacted(work, Work::Beside).await
     }
 
+    /// The same where `work` is one statement in PostgreSQL that does no harm when it is done twice.
+    async fn transact_once<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.transacted(work, Work::Once).await
+    }
+
+    /// Whether asking whether there is work is cheaper than trying to take it: a file has one writer.
+    fn looks_first(&self) -> bool {
+        matches!(self.inner.place, Place::File(_))
+    }
+
     async fn transacted<T: Send + 'static>(
         &self,
         work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,

@@ -149,7 +149,7 @@ impl Pen {
             Work::Erase(text_digest) => facts::erase(c, &text_digest),
             Work::PutUser(user) => users::put(c, &user).map(|()| 0),
             Work::RemoveUser(name) => users::remove(c, &name),
-            Work::Transact(work) | Work::Beside(work) => work(c).map(|()| 0),
+            Work::Transact(work) | Work::Beside(work) | Work::Once(work) => work(c).map(|()| 0),
         };
         done.map_err(|e| StoreError::of(&self.path, e))
     }

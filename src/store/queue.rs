@@ -80,7 +80,7 @@ impl Store {
 
     /// Holds texts for longer; whether any is still this worker's.
     pub async fn renew_queue(&self, judge: i64, by: Claimant) -> Result<bool, StoreError> {
-        self.transact_beside(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE queue SET lease_until = ?3 WHERE judge = ?1 AND claimed_by = ?2";
             let values = params![judge, by.worker, by.lease_until];
             Ok(c.prepare_cached(sql)?.execute(values)? > 0)

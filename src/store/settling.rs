@@ -5,7 +5,7 @@
 //! since 1970-01-01 UTC. Knows nothing of how a text is judged.
 
 use super::Store;
-use super::backfills::{BackfillRow, one, signed, unsigned};
+use super::backfills::{BackfillRow, COLUMNS, one, read, signed, unsigned};
 use super::chunks::rows_of;
 use super::db::{self, Connection, Optional, params};
 use super::error::StoreError;
@@ -87,11 +87,31 @@ impl Store {
     ) -> Result<Option<BackfillRow>, StoreError> {
         self.transact_beside(move |c| {
             Ok(match settle(c, (backfill, position), &settlement)? {
-                true => one(c, backfill)?,
+                true => stands(c, backfill, settlement.now)?,
                 false => None,
             })
         })
         .await
+    }
+}
+
+/// How a backfill stands now, which is done where nothing is left to judge. Others that settle their last chunks at the
+/// same moment have waited for its row, or this has waited for them.
+fn stands(c: &Connection, backfill: i64, now: i64) -> db::Result<Option<BackfillRow>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, state = 'running' AND NOT EXISTS (
+             SELECT 1 FROM backfill_chunks WHERE backfill = backfills.id AND done = 0
+         ) FROM backfills WHERE id = ?1"
+    );
+    let found = c
+        .prepare_cached(&sql)?
+        .query_row([backfill], |row| Ok((read(row)?, row.get::<bool>(11)?)));
+    match found.optional()? {
+        Some((_, true)) => {
+            end_if_done(c, backfill, now)?;
+            one(c, backfill)
+        }
+        found => Ok(found.map(|(row, _)| row)),
     }
 }
 
@@ -153,7 +173,6 @@ fn settle(c: &Connection, (backfill, position): (i64, i64), s: &Settlement) -> d
     if !left.is_empty() {
         stand(c, backfill, s)?;
     }
-    end_if_done(c, backfill, s.now)?;
     Ok(true)
 }
 
@@ -226,7 +245,8 @@ fn count(c: &Connection, backfill: i64, sums: &Sums, s: &Settlement) -> db::Resu
                        ORDER BY m.at LIMIT 1
                    ), rate)
                WHERE id = ?1";
-    c.prepare_cached(sql)?.execute(params![
+    let from = s.now - window();
+    let values = params![
         backfill,
         signed(sums.judged),
         signed(sums.undecided),
@@ -239,10 +259,23 @@ fn count(c: &Connection, backfill: i64, sums: &Sums, s: &Settlement) -> db::Resu
         signed(sums.control),
         signed(sums.flips),
         s.now,
-        s.now - window(),
-    ])?;
-    if sums.judged > 0 {
-        mark(c, backfill, s.now)?;
+        from,
+    ];
+    if let Connection::Postgres(_) = c {
+        // How far it is now is noted in the same statement.
+        let sql = format!(
+            "WITH counted AS ({sql} RETURNING id, judged), old AS (
+                 DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?13
+             )
+             INSERT INTO backfill_marks (backfill, at, judged)
+             SELECT id, CAST(?12 AS BIGINT), judged FROM counted WHERE ?2 > 0"
+        );
+        c.execute(&sql, values)?;
+    } else {
+        c.execute(sql, values)?;
+        if sums.judged > 0 {
+            mark(c, backfill, s.now)?;
+        }
     }
     if sums.control > 0 {
         missed(c, backfill, s.interval)?;
@@ -316,35 +349,31 @@ pub(super) fn end_if_done(c: &Connection, backfill: i64, now: i64) -> db::Result
 
 /// Begins to measure a rate, where nothing was measured lately.
 pub(super) fn begin_marks(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
+    drop_marks(c, backfill, now)?;
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
-               SELECT id, CAST(?2 AS BIGINT), judged FROM backfills WHERE id = ?1
-                 AND NOT EXISTS (SELECT 1 FROM backfill_marks WHERE backfill = ?1 AND at >= ?3)";
-    marked(c, sql, [backfill, now, now - window()])
+               SELECT id, ?2, judged FROM backfills WHERE id = ?1
+                 AND NOT EXISTS (SELECT 1 FROM backfill_marks WHERE backfill = ?1)";
+    c.prepare_cached(sql)?.execute([backfill, now]).map(drop)
 }
 
 /// Notes how far a backfill is now.
 fn mark(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
-               SELECT id, CAST(?2 AS BIGINT), judged FROM backfills
-               WHERE id = ?1 AND CAST(?3 AS BIGINT) <= ?2";
-    marked(c, sql, [backfill, now, now - window()])
+               SELECT id, ?2, judged FROM backfills WHERE id = ?1";
+    c.prepare_cached(sql)?.execute([backfill, now])?;
+    drop_marks(c, backfill, now)
 }
 
-/// Stores a mark of a backfill (`?1`) and drops those of before its window (`?3`); in PostgreSQL in one statement.
-fn marked(c: &Connection, insert: &str, values: [i64; 3]) -> db::Result<()> {
-    let drop_old = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?3";
-    if let Connection::Postgres(_) = c {
-        let both = format!("WITH old AS ({drop_old}) {insert}");
-        return c.execute(&both, values).map(drop);
-    }
-    let [backfill, _, from] = values;
-    let drop_old = drop_old.replace("?3", "?2");
-    c.execute(&drop_old, [backfill, from])?;
-    c.execute(insert, values).map(drop)
+/// Drops marks of before the window that ends now.
+fn drop_marks(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
+    let sql = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?2";
+    c.prepare_cached(sql)?
+        .execute([backfill, now - window()])
+        .map(drop)
 }
 
 /// In microseconds.
-fn window() -> i64 {
+pub(super) fn window() -> i64 {
     signed(BACKFILL_RATE_MS * 1_000)
 }
 

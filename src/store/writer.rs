@@ -36,6 +36,8 @@ pub(super) enum Work {
     Transact(Transaction),
     /// The same, where what is read is held by itself against others.
     Beside(Transaction),
+    /// The same, of one statement in PostgreSQL, which may be sent again when its answer is lost.
+    Once(Transaction),
 }
 
 /// What is done within a transaction; more than once, where a transaction comes to nothing and is made again.

@@ -35,7 +35,7 @@ fn told(output: &Output) -> (String, String) {
 fn one_program_recalls_what_another_asked() {
     let Some(url) = shared::url() else { return };
     let ask = "SELECT safeguard_classify('hate', 'have a nice day') AS label";
-    for (nth, said) in ["1 rows, 0 recalled, 1 asked", "1 rows, 1 recalled, 0 asked"]
+    for (nth, said) in ["1 row, 0 recalled", "1 row, 1 recalled, 0 asked"]
         .into_iter()
         .enumerate()
     {

@@ -116,7 +116,7 @@ impl Pen {
     }
 
     fn work(&mut self, work: Work) -> Outcome {
-        let alone = !matches!(work, Work::Beside(_) | Work::Query(_));
+        let alone = !matches!(work, Work::Beside(_) | Work::Once(_) | Work::Query(_));
         let begin = match alone {
             true => schema::begin_alone(self.server.schema()),
             false => "BEGIN".to_owned(),
@@ -189,6 +189,12 @@ fn transact(connection: &Connection, begin: &str, work: &Work) -> Result<End, Fa
     let Connection::Postgres(server) = connection else {
         unreachable!("bug: a shared store's pen writes to a file");
     };
+    if let Work::Once(work) = work {
+        return match work(connection) {
+            Ok(()) => Ok(End::Done(0)),
+            Err(error) => Err(Failure::Before(error)),
+        };
+    }
     if let Work::Query(query) = work {
         // One statement is a transaction.
         let id = facts::query(connection, query).map_err(|error| match error.is_lost() {
@@ -240,7 +246,7 @@ fn within(c: &Connection, server: &Postgres, work: &Work) -> db::Result<End> {
         Work::Erase(text_digest) => facts::erase(c, text_digest),
         Work::PutUser(user) => users::put(c, user).map(|()| 0),
         Work::RemoveUser(name) => users::remove(c, name),
-        Work::Transact(work) | Work::Beside(work) => work(c).map(|()| 0),
+        Work::Transact(work) | Work::Beside(work) | Work::Once(work) => work(c).map(|()| 0),
     };
     done.map(End::Done)
 }
