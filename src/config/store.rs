@@ -15,6 +15,10 @@ pub const STORE_APPEND_GAP_MS: u64 = 80;
 pub const STORE_PRESENCE_SECONDS: u64 = 30;
 /// Seconds between two signs of life, and two looks at the shared store's clock.
 pub const STORE_PRESENCE_RENEW_SECONDS: u64 = 5;
+/// Seconds after which a key that a server asks about may be asked about by another; as long as a question may take.
+pub const STORE_ALOFT_SECONDS: u64 = 120;
+/// Milliseconds between two looks at what other servers ask about.
+pub const STORE_ALOFT_LOOK_MS: u64 = 100;
 /// Milliseconds that leaving a shared store may take.
 pub const STORE_LEAVE_MS: u64 = 2_000;
 /// Statements that a connection to a shared store keeps prepared; past it all are prepared anew.

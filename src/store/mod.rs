@@ -12,6 +12,7 @@
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod aloft;
 mod backfills;
 mod backtests;
 #[cfg(test)]
@@ -49,6 +50,7 @@ mod tables;
 mod users;
 mod writer;
 
+pub use aloft::Aloft;
 pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
 pub use backtests::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested};
 pub use chunks::{Claimant, Claimed, SpoolJob};

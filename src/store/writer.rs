@@ -111,6 +111,16 @@ impl Writer {
             .expect("bug: the store's writer ended before it answered")
     }
 
+    /// Hands over what nobody waits for; where there is no room, or nobody to do it any more, it is left.
+    pub(super) fn try_write(&self, work: Work) {
+        let commands = self.commands.lock();
+        let commands = commands.unwrap_or_else(PoisonError::into_inner);
+        if let Some(commands) = &*commands {
+            let (done, _) = oneshot::channel();
+            let _ = commands.try_send(Command { work, done });
+        }
+    }
+
     /// Finishes what was handed over, and closes the file.
     pub(super) fn close(&self) {
         drop(

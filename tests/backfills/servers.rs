@@ -125,3 +125,43 @@ async fn servers_share_a_backfill_and_ask_the_database_little() {
     );
     assert!(each <= 0.1, "{each} statements a row");
 }
+
+/// Two servers that are asked the same text at once: one asks the model, the other waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn servers_that_are_asked_the_same_ask_once() {
+    let Some(url) = crate::postgres::shared::url() else {
+        return;
+    };
+    let one = Bench::over(Store::shared(&url).unwrap(), Script::new()).await;
+    let two = Bench::over(Store::shared(&url).unwrap(), Script::new()).await;
+    let ask = "SELECT safeguard_classify('p', 'the same, bad')";
+    let held = one.script.hold();
+    let first = one.row(ask);
+    let second = async {
+        held.asked().await;
+        let mut second = std::pin::pin!(two.row(ask));
+        let early = tokio::time::timeout(Duration::from_millis(400), &mut second).await;
+        assert!(early.is_err(), "{early:?} before anybody answered");
+        held.let_go();
+        second.await
+    };
+    let answers = tokio::join!(first, second);
+    assert_eq!(answers, ("bad".to_owned(), "bad".to_owned()));
+    assert_eq!((one.script.asked().len(), two.script.asked().len()), (1, 0));
+    // Whoever gives up leaves it to the other.
+    let other = "SELECT safeguard_classify('p', 'another, bad')";
+    let held = one.script.hold();
+    {
+        let mut given_up = std::pin::pin!(one.row(other));
+        let both = async {
+            tokio::select! {
+                answer = &mut given_up => panic!("{answer} before anybody answered"),
+                () = held.asked() => {}
+            }
+        };
+        both.await;
+    }
+    assert_eq!(two.row(other).await, "bad");
+    assert_eq!(two.script.asked().len(), 1);
+    held.let_go();
+}

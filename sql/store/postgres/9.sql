@@ -15,6 +15,13 @@ CREATE TABLE presences (
     lease_until BIGINT NOT NULL
 );
 
+-- Keys that a server asks about right now. What is lost with them is only that somebody else may ask too.
+CREATE UNLOGGED TABLE aloft (
+    key         BYTEA PRIMARY KEY,
+    owner       TEXT COLLATE "C" NOT NULL,
+    lease_until BIGINT NOT NULL
+);
+
 -- The store, version 1. Facts are appended and never updated; the one exception is erasure by text digest, which blanks
 -- what can quote a text. Digests are 32 raw bytes, times are microseconds since 1970-01-01 UTC, booleans are 0 or 1.
 

@@ -21,6 +21,8 @@ use crate::config::{STORE_CONNECT_SECONDS, STORE_RETRY_MS};
 use crate::postgres::{Connection, Refusal, words};
 use address::Address;
 use futures::executor::block_on;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +37,8 @@ pub(super) struct Server {
     address: Address,
     /// The URL without its password.
     name: PathBuf,
+    /// What this server's keys are marked with.
+    owner: String,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     /// When the database's clock was looked at, and what it said.
@@ -66,6 +70,7 @@ impl Server {
             .map_err(|e| bad(e.to_string()))?;
         let server = Server {
             name: PathBuf::from(address.shown()),
+            owner: format!("{:016x}", RandomState::new().build_hasher().finish()),
             address,
             runtime: Some(runtime),
             clock: Mutex::default(),
@@ -79,6 +84,11 @@ impl Server {
     /// See [`super::place::Place::path`].
     pub(super) fn name(&self) -> &Path {
         &self.name
+    }
+
+    /// See [`super::aloft`].
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
     }
 
     /// The schema that it is in.

@@ -59,7 +59,7 @@ async fn it_has_the_columns_of_a_file() {
         let nullable = row.get::<_, String>(2) == "YES";
         server.entry(table).or_default().insert((column, nullable));
     }
-    for own in ["presences", "store_format"] {
+    for own in ["aloft", "presences", "store_format"] {
         assert!(server.remove(own).is_some());
     }
     let views = server.remove("policies").unwrap();
@@ -393,4 +393,40 @@ async fn the_time_is_the_databases() {
     assert!(apart < 5_000_000, "{apart} microseconds");
     let first = store.clock();
     assert!(store.clock() >= first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_asked_about_by_one_server() {
+    let Some(url) = shared::url() else { return };
+    let (here, there) = (Store::shared(&url).unwrap(), Store::shared(&url).unwrap());
+    let keys: Vec<Digest> = (0..4).map(key).collect();
+    here.append(vec![verdict(3)]).await.unwrap();
+    let (mut ours, mine) = here.take_off(keys[..2].to_vec()).await.unwrap();
+    assert_eq!(mine, [true, true]);
+    let (theirs, mine) = there.take_off(keys.clone()).await.unwrap();
+    // Two are asked about, one is decided.
+    assert_eq!(mine, [false, false, true, false]);
+    let elsewhere = || there.asked_elsewhere(keys.clone());
+    assert_eq!(elsewhere().await.unwrap(), [true, true, false, false]);
+    // A verdict gives its key up, and so does whoever gives up.
+    here.append(vec![verdict(0)]).await.unwrap();
+    ours.landed(&key(0));
+    assert_eq!(elsewhere().await.unwrap(), [false, true, false, false]);
+    drop(ours);
+    while elsewhere().await.unwrap()[1] {
+        tokio::task::yield_now().await;
+    }
+    let (_again, mine) = there.take_off(keys.clone()).await.unwrap();
+    assert_eq!(mine, [false, true, true, false]);
+    drop(theirs);
+    // A server that was not heard of for long has given up.
+    beside(&url)
+        .await
+        .batch_execute("UPDATE aloft SET lease_until = 1, owner = 'dead'")
+        .await
+        .unwrap();
+    assert_eq!(elsewhere().await.unwrap(), [false; 4]);
+    let file = Store::ephemeral().unwrap();
+    let (_aloft, mine) = file.take_off(keys.clone()).await.unwrap();
+    assert_eq!(mine, [true; 4]);
 }

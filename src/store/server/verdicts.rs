@@ -74,7 +74,8 @@ fn insert(
     attempt: i64,
     records: &[&Record],
 ) -> db::Result<HashSet<Digest>> {
-    let sql = "INSERT INTO verdicts (id, verdict_digest, attempt, judge, text_digest, label, violates,
+    let sql = "WITH landed AS (DELETE FROM aloft WHERE key = ANY(CAST(?2 AS BYTEA[])))
+               INSERT INTO verdicts (id, verdict_digest, attempt, judge, text_digest, label, violates,
                    score, reason, tokens_in, tokens_out, judged_at, rules, rationale, gap, seconds)
                SELECT g.id, g.verdict_digest, CAST(?1 AS BIGINT), g.judge, g.text_digest, g.label,
                    g.violates, g.score, g.reason, g.tokens_in, g.tokens_out, g.judged_at, g.rules,
