@@ -74,7 +74,27 @@ fn beside(dir: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open(dir.join("verdicts.db")).unwrap()
 }
 
+/// Whether the store of a folder has a text with this word: anywhere in its files; in PostgreSQL, where what is gone is
+/// overwritten some time later, among those that wait.
+pub(crate) async fn hold(dir: &Path, word: &str) -> bool {
+    if !are_shared() {
+        return std::fs::read_dir(dir).unwrap().any(|file| {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            bytes.windows(word.len()).any(|w| w == word.as_bytes())
+        });
+    }
+    let client = shared_client(dir).await;
+    let waiting = "SELECT EXISTS (SELECT 1 FROM queue WHERE position($1 IN text) > 0)";
+    let found = client.query_one(waiting, &[&word.as_bytes()]).await;
+    found.unwrap().get(0)
+}
+
 async fn shared_beside(dir: &Path, sql: &str) {
+    shared_client(dir).await.batch_execute(sql).await.unwrap();
+}
+
+/// A client of its own, in the schema of a folder's store.
+async fn shared_client(dir: &Path) -> tokio_postgres::Client {
     let url = {
         let stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
         stores[dir].clone()
@@ -87,6 +107,7 @@ async fn shared_beside(dir: &Path, sql: &str) {
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     let schema = url.rsplit_once('=').unwrap().1;
-    let within = format!("SET search_path = {schema}; {sql}");
+    let within = format!("SET search_path = {schema}");
     client.batch_execute(&within).await.unwrap();
+    client
 }

@@ -16,6 +16,7 @@ mod aloft;
 mod backfills;
 mod backtests;
 #[cfg(test)]
+#[path = "bed_tests.rs"]
 mod bed;
 mod calibrations;
 mod chunks;

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::store::bed::{Bed, on_both};
     use crate::store::tests::{rows, session};
-    use crate::store::{Store, to_hex};
+    use crate::store::to_hex;
 
     async fn what_was_left_out_is_worked_out(bed: Bed) {
         let store = bed.new_store();

@@ -370,7 +370,7 @@ async fn two_runners_never_have_the_same_chunk() {
     for held in &held {
         held.asked().await;
     }
-    held.map(Held::let_go);
+    held.into_iter().for_each(Held::let_go);
     let mut seen = 0;
     while one.backfill("state").await != "done" {
         let judged: u64 = one.backfill("judged").await.parse().unwrap();
