@@ -10,7 +10,7 @@ pub const STORE_SERVER_READERS_MAX: usize = 8;
 pub const STORE_RETRY_MS: u64 = 10_000;
 /// Milliseconds from one append of verdicts to a shared store to the next of the same server: what is decided meanwhile
 /// is stored together.
-pub const STORE_APPEND_GAP_MS: u64 = 80;
+pub const STORE_APPEND_GAP_MS: u64 = 100;
 /// Seconds after which a server that does not answer a shared store any more is taken to be gone.
 pub const STORE_PRESENCE_SECONDS: u64 = 30;
 /// Seconds between two signs of life, and two looks at the shared store's clock.

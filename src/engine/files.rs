@@ -6,11 +6,13 @@
 mod broken;
 mod columns;
 mod formats;
+mod patterns;
 mod records;
 mod source;
 mod text;
 
 pub(super) use formats::{nullable, register};
+pub(super) use patterns::matching;
 
 use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;

@@ -17,9 +17,9 @@ struct Step {
 }
 
 const STEPS: [Step; 1] = [Step {
-    version: 9,
-    oldest: 9,
-    sql: include_str!("../../../sql/store/postgres/9.sql"),
+    version: 10,
+    oldest: 10,
+    sql: include_str!("../../../sql/store/postgres/10.sql"),
 }];
 
 /// The version that this program writes.
