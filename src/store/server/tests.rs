@@ -7,6 +7,7 @@ use crate::store::tests::{key, verdict};
 use crate::store::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::{Client, NoTls};
 
 /// A client by the side of ours, in the schema of a store.
@@ -210,6 +211,72 @@ async fn servers_that_store_the_same_keys_store_each_once() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (400, 400));
 }
 
+/// A way to the server on which, when it is told to, the answer to the next COMMIT is lost.
+fn proxy(dir: &std::path::Path, lose: &Arc<AtomicBool>) {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let listener = UnixListener::bind(dir.join(".s.PGSQL.5432")).unwrap();
+    let (there, lose) = (
+        shared::folder().unwrap().join(".s.PGSQL.5432"),
+        Arc::clone(lose),
+    );
+    // Ends with the process.
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), UnixStream::connect(&there).unwrap());
+            let (mut back, mut from) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut back));
+            let lose = Arc::clone(&lose);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 65_536];
+                while let Ok(read @ 1..) = client.read(&mut bytes) {
+                    let commits = bytes[..read].windows(6).any(|word| word == b"COMMIT");
+                    if commits && lose.swap(false, Ordering::SeqCst) {
+                        let _ = client.shutdown(std::net::Shutdown::Both);
+                    }
+                    if server.write_all(&bytes[..read]).is_err() {
+                        break;
+                    }
+                }
+                let _ = server.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_stored_or_not_is_said_so_or_stored_again() {
+    let Some(url) = shared::url() else { return };
+    let (dir, lose) = (
+        tempfile::tempdir().unwrap(),
+        Arc::new(AtomicBool::new(false)),
+    );
+    proxy(dir.path(), &lose);
+    let schema = url.rsplit_once('=').unwrap().1;
+    let through = format!(
+        "postgres://postgres@/postgres?host={}&search_path={schema}",
+        dir.path().display()
+    );
+    let store = Store::shared(&through).unwrap();
+    let submit = || store.submit_backfill(asked_for(1));
+    assert_eq!(submit().await.unwrap(), 1);
+    lose.store(true, Ordering::SeqCst);
+    let unsure = submit().await.unwrap_err();
+    assert!(matches!(unsure, StoreError::Unsure { .. }), "{unsure}");
+    // It was stored, and once.
+    while store.backfills().await.unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(submit().await.unwrap() > 2);
+    assert_eq!(store.backfills().await.unwrap().len(), 3);
+    // What is the same when it is done twice is done again.
+    lose.store(true, Ordering::SeqCst);
+    let version = crate::store::tests::version("hate", 1, "a");
+    store.append_version(version.clone()).await.unwrap();
+    assert!(!lose.load(Ordering::SeqCst), "an answer was lost");
+    assert_eq!(store.versions().await.unwrap(), [version]);
+}
+
 fn by(worker: String, now: i64) -> Claimant {
     Claimant {
         worker: worker.into(),
@@ -232,8 +299,8 @@ fn judging() -> Judging {
     }
 }
 
-async fn spooled(store: &Store, chunks: usize) -> i64 {
-    let new = NewBackfill {
+fn asked_for(chunks: usize) -> NewBackfill {
+    NewBackfill {
         judging: judging(),
         settings: "{}".to_owned(),
         source: "s".to_owned(),
@@ -246,8 +313,11 @@ async fn spooled(store: &Store, chunks: usize) -> i64 {
         budget: None,
         requested_by: "ann".to_owned(),
         requested_at: 1,
-    };
-    let id = store.submit_backfill(new).await.unwrap();
+    }
+}
+
+async fn spooled(store: &Store, chunks: usize) -> i64 {
+    let id = store.submit_backfill(asked_for(chunks)).await.unwrap();
     let me = || by("spooler".to_owned(), 1);
     assert_eq!(store.claim_spool(me()).await.unwrap().unwrap().id, id);
     let row = |n: usize| SpoolRow {
