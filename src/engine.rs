@@ -6,6 +6,7 @@
 
 mod calibrate;
 mod estimate;
+mod exists;
 mod files;
 pub mod functions;
 pub mod golden;
@@ -36,7 +37,7 @@ use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
-use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::config::{Config, RolesLimits, endpoint_access};
 use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
 use crate::error::Error;
@@ -52,6 +53,7 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use exists::ExistsAsValue;
 use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
@@ -235,6 +237,7 @@ impl Engine {
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_analyzer_rule(Arc::new(ExistsAsValue))
             .with_physical_optimizer_rule(Arc::new(CountThere));
         for (format, files) in SessionStateDefaults::default_table_factories() {
             let shelf = self.shelf.clone();
@@ -301,7 +304,7 @@ impl Engine {
 /// The model that the settings name, opened; blocks.
 fn backend(config: &Config) -> Result<Arc<dyn Backend>, Error> {
     if is_address(&config.model) {
-        let endpoint = Endpoint::open(&config.model, endpoint_key())?;
+        let endpoint = Endpoint::open(&config.model, endpoint_access())?;
         return Ok(Arc::new(endpoint));
     }
     let local = match models::resolve(&config.model, &config.models_dir)? {

@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 mod cut;
+mod parallel;
 mod reads;
 pub(crate) mod shared;
 mod store;
