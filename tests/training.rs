@@ -39,7 +39,9 @@ async fn what_is_cancelled_leaves_nothing_in_force_and_loses_no_label() {
     assert_eq!(run.rows(SCREENS).await.unwrap(), [["0"]]);
     // What was asked is stored, and not asked again.
     let stored: u64 = run.rows(VERDICTS).await.unwrap()[0][0].parse().unwrap();
-    assert!((60..300).contains(&stored), "{stored}");
+    // A store that others share gathers more before it commits: some answers were on their way.
+    let least = if stores::are_shared() { 1 } else { 60 };
+    assert!((least..300).contains(&stored), "{stored}");
     script.asked();
     assert_eq!(run.rows(TRAIN).await.unwrap(), [["on"]]);
     assert!(script.asked().1 <= 300);
