@@ -207,7 +207,7 @@ impl FolderTable {
         let remote = is_remote(url.as_str());
         if remote && !options.table_partition_cols.is_empty() {
             return not_impl_err!(
-                "cannot INSERT into {url}: a partitioned folder of an object store does not take rows all or nothing; a Delta table does"
+                "cannot INSERT into {url}: a partitioned folder of an object store does not take rows all or nothing"
             );
         }
         let wrong = |e| DataFusionError::External(Box::new(e));
