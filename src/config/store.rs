@@ -8,6 +8,10 @@ pub const STORE_SERVER_SCANS_MAX: usize = 32;
 pub const STORE_SERVER_READERS_MAX: usize = 8;
 /// Milliseconds for which a write to a shared store is tried again when the connection is lost or others are in the way.
 pub const STORE_RETRY_MS: u64 = 10_000;
+/// Milliseconds before a write that others were in the way of is tried again.
+pub const STORE_AGAIN_PAUSE_MS: u64 = 5;
+/// Milliseconds before a connection to a shared store that could not be had is tried for again.
+pub const STORE_RECONNECT_PAUSE_MS: u64 = 100;
 /// Milliseconds from one append of verdicts to a shared store to the next of the same server: what is decided meanwhile
 /// is stored together.
 pub const STORE_APPEND_GAP_MS: u64 = 100;

@@ -207,7 +207,7 @@ impl FolderTable {
         let remote = is_remote(url.as_str());
         if remote && !options.table_partition_cols.is_empty() {
             return not_impl_err!(
-                "cannot INSERT into {url}: a partitioned folder of an object store does not take rows all or nothing"
+                "cannot INSERT into {url}: a partitioned folder of an object store does not take rows all or nothing; a folder without partitions does"
             );
         }
         let wrong = |e| DataFusionError::External(Box::new(e));
@@ -248,7 +248,8 @@ fn unchanged(statement: &str) -> String {
     )
 }
 
-fn extension(format: &dyn FileFormat) -> String {
+/// What the names of a format's new files end with.
+pub(super) fn extension(format: &dyn FileFormat) -> String {
     let compressed = format.compression_type();
     let compressed = compressed.and_then(|kind| format.get_ext_with_compression(&kind).ok());
     compressed.unwrap_or_else(|| format.get_ext())

@@ -30,6 +30,7 @@ mod evaluations;
 mod facts;
 mod filter;
 mod index;
+mod judges;
 mod open;
 mod overrides;
 mod payload;

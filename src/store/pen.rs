@@ -2,15 +2,14 @@
 //!
 //! Work that fails is undone alone; a failed commit fails everybody in it, and nothing of it is kept.
 
-use super::db::{self, Connection, Optional, params};
+use super::db::{self, Connection, params};
 use super::error::StoreError;
 use super::facts::{self, count, words};
+use super::judges::{Judges, judge};
 use super::records::Record;
 use super::users;
 use super::writer::{Command, Outcome, Work, gathered};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What the thread owns.
@@ -18,14 +17,7 @@ pub(super) struct Pen {
     connection: Connection,
     path: PathBuf,
     /// Rows of `judges` known to be committed or in the open transaction.
-    judges: HashMap<Judge, i64>,
-}
-
-/// What judged, as the key of its row. Shares the record's words.
-#[derive(PartialEq, Eq, Hash)]
-struct Judge {
-    version: u32,
-    words: [Arc<str>; 7],
+    judges: Judges,
 }
 
 impl Pen {
@@ -34,7 +26,7 @@ impl Pen {
         Pen {
             connection,
             path: path.to_path_buf(),
-            judges: HashMap::new(),
+            judges: Judges::default(),
         }
     }
 
@@ -200,49 +192,6 @@ impl Pen {
 
     /// The number of what judged this record.
     fn judge(&mut self, r: &Record) -> db::Result<i64> {
-        let words = [
-            &r.policy,
-            &r.policy_digest,
-            &r.stage,
-            &r.mode,
-            &r.effort,
-            &r.model,
-            &r.model_digest,
-        ];
-        let judge = Judge {
-            version: r.policy_version,
-            words: words.map(Arc::clone),
-        };
-        if let Some(id) = self.judges.get(&judge) {
-            return Ok(*id);
-        }
-        let values = params![
-            r.policy,
-            r.policy_version,
-            r.policy_digest,
-            r.stage,
-            r.mode,
-            r.effort,
-            r.model,
-            r.model_digest
-        ];
-        let known = "SELECT id FROM judges WHERE policy = ?1 AND policy_version = ?2
-                     AND policy_digest = ?3 AND stage = ?4 AND mode = ?5 AND effort = ?6
-                     AND model = ?7 AND model_digest = ?8";
-        let known = self
-            .connection
-            .prepare_cached(known)?
-            .query_row(values, |row| row.get(0));
-        let id = match known.optional()? {
-            Some(id) => id,
-            None => {
-                let new = "INSERT INTO judges (policy, policy_version, policy_digest, stage, mode,
-                               effort, model, model_digest)
-                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-                self.connection.prepare_cached(new)?.insert(values)?
-            }
-        };
-        self.judges.insert(judge, id);
-        Ok(id)
+        judge(&self.connection, &mut self.judges, r)
     }
 }

@@ -4,6 +4,7 @@
 //! a pattern matches the whole rest of an object's name behind its folder, and columns come from the files that match.
 
 use crate::engine::objects::{is_remote, split};
+use crate::engine::sink::extension;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{Result, ToDFSchema, internal_err, plan_err};
@@ -59,7 +60,9 @@ pub(in crate::engine) async fn matching(
     let urls: Vec<ListingTableUrl> = urls
         .map(|(folder, location)| match split(location).1 {
             Some(pattern) => folder.with_glob(pattern),
-            None if wants(location) => folder.with_glob(&format!("*.{}", extension(&options))),
+            None if wants(location) => {
+                folder.with_glob(&format!("*.{}", extension(options.format.as_ref())))
+            }
             None => Ok(folder),
         })
         .collect::<Result<_>>()?;
@@ -84,13 +87,6 @@ fn standing_in(table: &CreateExternalTable) -> Schema {
     let partitions = partitions.map(|name| Field::new(name, partition(), true));
     let any = Field::new("safeguard.any", DataType::Utf8, true);
     Schema::new(partitions.chain([any]).collect::<Vec<_>>())
-}
-
-fn extension(options: &ListingOptions) -> String {
-    let format = &options.format;
-    let compressed = format.compression_type();
-    let compressed = compressed.and_then(|kind| format.get_ext_with_compression(&kind).ok());
-    compressed.unwrap_or_else(|| format.get_ext())
 }
 
 /// The columns that are in the files: not the partitions'.

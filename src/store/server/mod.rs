@@ -17,7 +17,7 @@ pub(super) use verdicts::recall;
 use super::db::postgres::Postgres;
 use super::db::{Error, Result as DbResult, Row};
 use super::error::{StoreError, shortened};
-use crate::config::{STORE_CONNECT_SECONDS, STORE_RETRY_MS};
+use crate::config::{STORE_CONNECT_SECONDS, STORE_RECONNECT_PAUSE_MS, STORE_RETRY_MS};
 use crate::postgres::{Connection, Refusal, words};
 use address::Address;
 use futures::executor::block_on;
@@ -133,7 +133,7 @@ impl Server {
                 Err(StoreError::Unreachable { .. })
                     if begun.elapsed() < Duration::from_millis(STORE_RETRY_MS) =>
                 {
-                    std::thread::sleep(Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(STORE_RECONNECT_PAUSE_MS));
                 }
                 connected => return connected,
             }

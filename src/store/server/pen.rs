@@ -6,13 +6,14 @@
 //! connection is lost before its end, is made again. Where the answer to its end is lost, it is made again only if that
 //! changes nothing; else whoever asked is told that nobody knows.
 
-use super::verdicts::{self, Judges};
+use super::verdicts;
 use super::{Server, schema};
-use crate::config::{STORE_APPEND_GAP_MS, STORE_RETRY_MS};
+use crate::config::{STORE_AGAIN_PAUSE_MS, STORE_APPEND_GAP_MS, STORE_RETRY_MS};
 use crate::store::db::postgres::Postgres;
 use crate::store::db::{self, Connection};
 use crate::store::error::StoreError;
 use crate::store::facts;
+use crate::store::judges::Judges;
 use crate::store::records::{OverrideRow, Record};
 use crate::store::users;
 use crate::store::writer::{Command, Outcome, Work, gathered};
@@ -159,7 +160,7 @@ impl Pen {
             if !(in_time && (error.is_lost() || error.is_conflict())) {
                 return Err(self.server.failed(error));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(STORE_AGAIN_PAUSE_MS));
         }
     }
 

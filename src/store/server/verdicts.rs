@@ -6,23 +6,14 @@
 
 use crate::config::STORE_COMMIT_ROWS_MAX;
 use crate::store::db::postgres::{Postgres, shown};
-use crate::store::db::{self, Connection, Error, Optional, Row, params};
+use crate::store::db::{self, Connection, Error, Row};
 use crate::store::facts::{count, words};
 use crate::store::index::rules;
+use crate::store::judges::{Judge, Judges, judge};
 use crate::store::records::{Digest, Record};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio_postgres::types::ToSql;
-
-/// Rows of `judges` by what they say.
-pub(super) type Judges = HashMap<Judge, i64>;
-
-/// What judged, as the key of its row. Shares the record's words.
-#[derive(PartialEq, Eq, Hash)]
-pub(super) struct Judge {
-    version: u32,
-    words: [Arc<str>; 7],
-}
 
 /// What is to be stored under one key: what was found first, and what was decided first.
 struct Found<'r> {
@@ -138,58 +129,6 @@ fn insert(
     ];
     let rows = server.query_typed(sql, &values)?;
     rows.iter().map(|row| Row::Postgres(row).get(0)).collect()
-}
-
-impl Judge {
-    fn of(r: &Record) -> Judge {
-        let words = [
-            &r.policy,
-            &r.policy_digest,
-            &r.stage,
-            &r.mode,
-            &r.effort,
-            &r.model,
-            &r.model_digest,
-        ];
-        Judge {
-            version: r.policy_version,
-            words: words.map(Arc::clone),
-        }
-    }
-}
-
-/// Finds the number of what judged a record, or gives it one.
-fn judge(c: &Connection, judges: &mut Judges, r: &Record) -> db::Result<()> {
-    let judge = Judge::of(r);
-    if judges.contains_key(&judge) {
-        return Ok(());
-    }
-    let values = params![
-        r.policy,
-        r.policy_version,
-        r.policy_digest,
-        r.stage,
-        r.mode,
-        r.effort,
-        r.model,
-        r.model_digest
-    ];
-    let known = "SELECT id FROM judges WHERE policy = ?1 AND policy_version = ?2
-                 AND policy_digest = ?3 AND stage = ?4 AND mode = ?5 AND effort = ?6
-                 AND model = ?7 AND model_digest = ?8";
-    let find = || c.query_row(known, values, |row| row.get(0)).optional();
-    let id = match find()? {
-        Some(id) => id,
-        None => {
-            let new = "INSERT INTO judges (policy, policy_version, policy_digest, stage, mode,
-                           effort, model, model_digest)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
-            c.execute(new, values)?;
-            find()?.ok_or(Error::NoRows)?
-        }
-    };
-    judges.insert(judge, id);
-    Ok(())
 }
 
 /// See [`crate::store::Store::recall`].
