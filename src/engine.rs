@@ -5,6 +5,7 @@
 //! Knows nothing of sockets, terminals or how rows are shown.
 
 mod calibrate;
+mod delta;
 mod estimate;
 mod files;
 pub mod functions;
@@ -41,13 +42,14 @@ use crate::models::{self, Place};
 use crate::policy::Registry;
 use crate::store::{self, Store};
 use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    MemorySchemaProvider, SchemaProvider,
+    CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider,
 };
 use datafusion::common::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use delta::Deltas;
 use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
@@ -216,6 +218,8 @@ impl Engine {
             let shelf = self.shelf.clone();
             builder = builder.with_table_factory(format, Arc::new(Folders { files, shelf }));
         }
+        let shelf = self.shelf.clone();
+        builder = builder.with_table_factory(delta::KIND.to_owned(), Arc::new(Deltas { shelf }));
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
         let mut state = install(builder, classifier).build();
         files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");
@@ -297,7 +301,7 @@ fn catalogs(
     tables: Arc<dyn SchemaProvider>,
     jobs: Arc<dyn SchemaProvider>,
 ) -> Result<Arc<dyn CatalogProviderList>, Error> {
-    let catalog = MemoryCatalogProvider::new();
+    let catalog = delta::Catalog::default();
     catalog.register_schema("public", Arc::new(MemorySchemaProvider::new()))?;
     catalog.register_schema("safeguard", tables)?;
     catalog.register_schema("cron", jobs)?;

@@ -53,7 +53,7 @@ impl Shelf {
     ///
     /// # Errors
     /// It is outside of the roots.
-    fn place(&self, url: &ListingTableUrl) -> Result<Option<Place>> {
+    pub(super) fn place(&self, url: &ListingTableUrl) -> Result<Option<Place>> {
         let disk = self.disk.clone();
         if let (Some(own), tables::SCHEME) = (&self.own, url.scheme()) {
             let folder = url
@@ -97,7 +97,7 @@ impl Shelf {
 }
 
 /// Runs what waits for the disk where waiting is allowed.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -374,7 +374,10 @@ impl DataSink for Publishing {
 }
 
 /// The same rows, and an error in place of a NULL that the table does not take: formats write some of them as values.
-fn required(rows: SendableRecordBatchStream, table: SchemaRef) -> SendableRecordBatchStream {
+pub(super) fn required(
+    rows: SendableRecordBatchStream,
+    table: SchemaRef,
+) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let rows = rows.map(move |batch| {
         let batch = batch?;

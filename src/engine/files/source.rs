@@ -163,7 +163,7 @@ pub(super) fn refused(error: &DataFusionError, why: String) -> DataFusionError {
 }
 
 /// What is said of a Parquet file that cannot be read.
-pub(super) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError {
+pub(in crate::engine) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError {
     let why = message(&error);
     match error.find_root() {
         DataFusionError::ParquetError(_) => {}

@@ -1,0 +1,96 @@
+//! Which of a scan's files it is that cannot be read.
+//!
+//! Takes the error of a scan and its files, gives the error with the file in it. Looks at files only after an error.
+
+use crate::engine::files::of_parquet;
+use bytes::Bytes;
+use datafusion::common::DataFusionError;
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::execution::TaskContext;
+use datafusion::object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use datafusion::parquet::arrow::ParquetRecordBatchStreamBuilder;
+use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
+use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::parquet::errors::{ParquetError, Result};
+use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The error with the file that cannot be read; as it is where all can, or it is about something else.
+pub(super) async fn blamed(
+    error: DataFusionError,
+    context: &Arc<TaskContext>,
+    files: &[String],
+) -> DataFusionError {
+    if !matches!(error.find_root(), DataFusionError::ParquetError(_)) {
+        return error;
+    }
+    for file in files {
+        let Ok(url) = ListingTableUrl::parse(file) else {
+            continue;
+        };
+        let Ok(store) = context.runtime_env().object_store(&url) else {
+            continue;
+        };
+        if !is_whole(store, &url).await {
+            return of_parquet(error, file);
+        }
+    }
+    error
+}
+
+/// Whether all rows of a file can be read. A file that is not there is not damaged.
+async fn is_whole(store: Arc<dyn ObjectStore>, url: &ListingTableUrl) -> bool {
+    let Ok(found) = store.head(url.prefix()).await else {
+        return true;
+    };
+    let file = File {
+        store,
+        path: found.location,
+        size: found.size,
+    };
+    let Ok(rows) = ParquetRecordBatchStreamBuilder::new(file).await else {
+        return false;
+    };
+    let Ok(mut rows) = rows.build() else {
+        return false;
+    };
+    loop {
+        match rows.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return false,
+            None => return true,
+        }
+    }
+}
+
+/// A file in a store.
+struct File {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for File {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        let bytes = async move {
+            let bytes = self.store.get_range(&self.path, range).await;
+            bytes.map_err(|error| ParquetError::External(Box::new(error)))
+        };
+        bytes.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+        let size = self.size;
+        let metadata = async move {
+            let reader = ParquetMetaDataReader::new();
+            reader.load_and_finish(self, size).await.map(Arc::new)
+        };
+        metadata.boxed()
+    }
+}
