@@ -10,6 +10,7 @@ mod damage;
 mod left;
 mod log;
 mod sink;
+mod store;
 mod table;
 mod writing;
 
@@ -29,7 +30,8 @@ use deltalake_core::kernel::StructField;
 use deltalake_core::operations::create::CreateBuilder;
 use log::{At, Log};
 use std::sync::Arc;
-use writing::{Local, Writing, Written};
+use store::Written;
+use writing::{Local, Writing};
 
 /// What STORED AS says.
 pub(super) const KIND: &str = "DELTA";
@@ -194,5 +196,7 @@ impl Options {
 
 #[cfg(test)]
 mod reading_tests;
+#[cfg(test)]
+mod rows_tests;
 #[cfg(test)]
 mod tests;

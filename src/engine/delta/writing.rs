@@ -7,18 +7,13 @@
 
 use super::log::{LOG, version_of};
 use crate::engine::staging::{Place, Staging};
-use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::object_store::local::LocalFileSystem;
 use datafusion::object_store::path::Path;
 use datafusion::object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    RenameOptions, Result, UploadPart,
+    Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, Result,
 };
-use futures::stream::BoxStream;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +34,17 @@ enum Phase {
     Unsure,
     /// Given up: nothing is visible, and nothing more is written.
     Closed,
+}
+
+/// What is written somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A file of rows.
+    Rows,
+    /// The entry of this version.
+    Entry(u64),
+    /// Something else.
+    Other,
 }
 
 /// A table's folder on this machine's disk.
@@ -172,25 +178,36 @@ impl Writing {
         state.staging = None;
     }
 
-    /// What a location is to the statement: the number of an entry, a file of rows (`Ok(None)`), or neither.
-    fn part(&self, location: &Path, mode: &PutMode) -> std::result::Result<Option<u64>, ()> {
+    /// The store that is written to.
+    pub(super) fn inner(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner
+    }
+
+    /// Whether more may be written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.lock().phase == Phase::Writing
+    }
+
+    /// What a location is to the statement.
+    pub(super) fn part(&self, location: &Path, mode: &PutMode) -> Part {
         let Some(mut parts) = location.prefix_match(&self.folder) else {
-            return Err(());
+            return Part::Other;
         };
         match parts.next() {
-            Some(first) if first.as_ref() == LOG => match parts.next() {
-                Some(name) if matches!(mode, PutMode::Create) => {
-                    version_of(name.as_ref()).map(Some).ok_or(())
+            Some(first) if first.as_ref() == LOG => {
+                let version = parts.next().and_then(|name| version_of(name.as_ref()));
+                match (version, mode) {
+                    (Some(version), PutMode::Create) => Part::Entry(version),
+                    _ => Part::Other,
                 }
-                _ => Err(()),
-            },
-            Some(_) => Ok(None),
-            None => Err(()),
+            }
+            Some(_) => Part::Rows,
+            None => Part::Other,
         }
     }
 
     /// A file of rows is about to be written.
-    fn opening(&self, file: &Path) -> Result<()> {
+    pub(super) fn opening(&self, file: &Path) -> Result<()> {
         let mut state = self.lock();
         if state.phase != Phase::Writing {
             return Err(given_up());
@@ -205,7 +222,7 @@ impl Writing {
     }
 
     /// A file of rows is written; where the statement was given up meanwhile it goes.
-    async fn opened(&self, file: &Path) -> Result<()> {
+    pub(super) async fn opened(&self, file: &Path) -> Result<()> {
         if self.lock().phase != Phase::Closed {
             return Ok(());
         }
@@ -218,7 +235,7 @@ impl Writing {
     }
 
     /// Writes the entry of a version, which must not be there.
-    async fn commit(
+    pub(super) async fn commit(
         self: &Arc<Self>,
         version: u64,
         location: &Path,
@@ -417,7 +434,7 @@ fn below(file: &Path, folder: &Path) -> String {
     parts.join("/")
 }
 
-fn given_up() -> Error {
+pub(super) fn given_up() -> Error {
     failed(io::Error::other("the statement was given up"))
 }
 
@@ -425,117 +442,5 @@ fn failed(error: io::Error) -> Error {
     Error::Generic {
         store: "Delta",
         source: Box::new(error),
-    }
-}
-
-/// A store through which one statement writes.
-#[derive(Debug, Clone)]
-pub(super) struct Written(pub(super) Arc<Writing>);
-
-impl fmt::Display for Written {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for one statement", self.0.inner)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Written {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
-        match self.0.part(location, &options.mode) {
-            Ok(Some(version)) => self.0.commit(version, location, payload).await,
-            Ok(None) => {
-                self.0.opening(location)?;
-                let put = self.0.inner.put_opts(location, payload, options).await?;
-                self.0.opened(location).await?;
-                Ok(put)
-            }
-            Err(()) => self.0.inner.put_opts(location, payload, options).await,
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        if self.0.part(location, &PutMode::Overwrite) != Ok(None) {
-            return self.0.inner.put_multipart_opts(location, options).await;
-        }
-        self.0.opening(location)?;
-        let inner = self.0.inner.put_multipart_opts(location, options).await?;
-        Ok(Box::new(Upload {
-            inner,
-            writing: Arc::clone(&self.0),
-            file: location.clone(),
-        }))
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.0.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.0.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.inner.list(prefix)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.0.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.0.inner.rename_opts(from, to, options).await
-    }
-}
-
-/// A large file of rows.
-#[derive(Debug)]
-struct Upload {
-    inner: Box<dyn MultipartUpload>,
-    writing: Arc<Writing>,
-    file: Path,
-}
-
-#[async_trait]
-impl MultipartUpload for Upload {
-    fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
-    }
-
-    async fn complete(&mut self) -> Result<PutResult> {
-        if self.writing.lock().phase != Phase::Writing {
-            self.inner.abort().await?;
-            return Err(given_up());
-        }
-        let done = self.inner.complete().await?;
-        self.writing.opened(&self.file).await?;
-        Ok(done)
-    }
-
-    async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
     }
 }
