@@ -166,6 +166,7 @@ fn state_of(error: &DeltaTableError, words: &str) -> &'static str {
         DeltaTableError::InvalidVersion(_) => "58P01",
         DeltaTableError::UnsupportedColumnMapping { .. } => "0A000",
         _ if says(&["nsupported", "not supported", "nknown feature"]) => "0A000",
+        _ if says(&["object store"]) => "58030",
         _ if says(&["File not found", "No table version", "to have version"]) => "58P01",
         _ => "XX001",
     }
@@ -231,9 +232,14 @@ impl Mark {
 /// What is said of a scan that failed; errors that know more than this one stay as they are.
 pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> DataFusionError {
     let whose = format!("Delta table \"{name}\" in {place}");
-    if let Some(missing) = missing(&error) {
-        let why = format!("{whose}: a file that its log names is missing: {missing}");
-        return Error::refused("58P01", why).into();
+    match of_store(&error) {
+        Some(object_store::Error::NotFound { path, .. }) => {
+            let why = format!("{whose}: a file that its log names is missing: {path}");
+            return Error::refused("58P01", why).into();
+        }
+        // Nothing is damaged that cannot be had.
+        Some(_) => return error,
+        None => {}
     }
     match error.find_root() {
         DataFusionError::ParquetError(_) => {
@@ -252,12 +258,12 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
     }
 }
 
-/// The file that an error says is not there.
-fn missing(error: &DataFusionError) -> Option<String> {
+/// The store's error that an error came from.
+fn of_store(error: &DataFusionError) -> Option<&object_store::Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
-            return Some(path.clone());
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         next = error.source();
     }

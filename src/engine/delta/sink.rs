@@ -6,7 +6,8 @@
 
 use super::left;
 use super::log::{At, Log};
-use super::writing::{Begun, Local, Writing, Written};
+use super::store::Written;
+use super::writing::{Begun, Local, Writing};
 use crate::engine::files::nullable;
 use crate::engine::sink::{Shelf, blocking, new_id, required};
 use crate::error::Error;

@@ -171,11 +171,12 @@ impl Writing {
             }
             return;
         };
-        let removed = files.iter().all(|file| local.remove(file).is_ok());
-        if let (false, Some(staging)) = (removed, state.staging.take()) {
-            staging.leave();
+        let stuck = files.iter().filter(|file| local.remove(file).is_err());
+        match (stuck.count(), state.staging.take()) {
+            (0, staging) => drop(staging),
+            // The next statement knows of them.
+            (_, staging) => staging.map_or((), Staging::leave),
         }
-        state.staging = None;
     }
 
     /// The store that is written to.
