@@ -445,3 +445,7 @@ fn failed(error: io::Error) -> Error {
         source: Box::new(error),
     }
 }
+
+#[cfg(test)]
+#[path = "writing_tests.rs"]
+mod tests;
