@@ -1,6 +1,6 @@
 //! What fails: the backend, one text, the store, the source, another process.
 
-use super::{Bench, POLICY, STRICT, Script};
+use super::{Bench, Held, POLICY, STRICT, Script};
 use safeguard::store::{Claimant, Fate, Settlement, Spent, SpoolRow, Store, Then, text_digest};
 use std::collections::HashMap;
 use std::sync::Arc;
