@@ -74,7 +74,7 @@ impl TableProviderFactory for Deltas {
         };
         let log = Log::new(&table.name.to_string(), location, state.runtime_env())?;
         let declared = columns::kept(table.schema.as_arrow())?;
-        let partitions = &table.table_partition_cols;
+        let partitions: Vec<String> = table.table_partition_cols.iter().map(plain).collect();
         left::clear(&self.shelf, &log).await?;
         if !log.exists().await? {
             if declared.is_empty() || options.existing || options.at != At::Newest {
@@ -88,11 +88,11 @@ impl TableProviderFactory for Deltas {
                 }
                 .into());
             }
-            self.make(&log, &declared, partitions).await?;
+            self.make(&log, &declared, &partitions).await?;
         }
         let now = log.load(options.at).await?;
         if !declared.is_empty() {
-            columns::check((&log.name, &now), &declared, partitions)?;
+            columns::check((&log.name, &now), &declared, &partitions)?;
         } else if !partitions.is_empty() {
             return not_impl_err!(
                 "PARTITIONED BY without columns: what a Delta table is partitioned by is in its log"
@@ -123,6 +123,17 @@ impl Deltas {
             Err(error) if !committed => Err(log.told(error)),
             _ => Ok(()),
         }
+    }
+}
+
+/// A name as it was meant: the parser leaves those of PARTITIONED BY as they are typed.
+fn plain(typed: &String) -> String {
+    let quoted = typed
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    match quoted {
+        Some(name) => name.replace("\"\"", "\""),
+        None => typed.to_lowercase(),
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::execution::TaskContext;
-use datafusion::object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use datafusion::object_store::{self, ObjectStore, ObjectStoreExt, path::Path};
 use datafusion::parquet::arrow::ParquetRecordBatchStreamBuilder;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
@@ -34,34 +34,41 @@ pub(super) async fn blamed(
         let Ok(store) = context.runtime_env().object_store(&url) else {
             continue;
         };
-        if !is_whole(store, &url).await {
-            return of_parquet(error, file);
+        match is_whole(store, &url).await {
+            Ok(true) => {}
+            Ok(false) => return of_parquet(error, file),
+            // Not there, or not to be read: the reader of Parquet keeps of it the words only.
+            Err(error) => return error.into(),
         }
     }
     error
 }
 
-/// Whether all rows of a file can be read. A file that is not there is not damaged.
-async fn is_whole(store: Arc<dyn ObjectStore>, url: &ListingTableUrl) -> bool {
-    let Ok(found) = store.head(url.prefix()).await else {
-        return true;
-    };
+/// Whether all rows of a file can be read.
+///
+/// # Errors
+/// The file cannot be had.
+async fn is_whole(
+    store: Arc<dyn ObjectStore>,
+    url: &ListingTableUrl,
+) -> object_store::Result<bool> {
+    let found = store.head(url.prefix()).await?;
     let file = File {
         store,
         path: found.location,
         size: found.size,
     };
     let Ok(rows) = ParquetRecordBatchStreamBuilder::new(file).await else {
-        return false;
+        return Ok(false);
     };
     let Ok(mut rows) = rows.build() else {
-        return false;
+        return Ok(false);
     };
     loop {
         match rows.next().await {
             Some(Ok(_)) => {}
-            Some(Err(_)) => return false,
-            None => return true,
+            Some(Err(_)) => return Ok(false),
+            None => return Ok(true),
         }
     }
 }

@@ -92,9 +92,14 @@ impl Log {
                 table.version()
             }
         };
-        match Snapshot::try_new(log.as_ref(), version).await {
-            Ok(snapshot) => Ok(Arc::new(snapshot)),
-            Err(error) => Err(self.blamed(&store, error).await),
+        match (Snapshot::try_new(log.as_ref(), version).await, version) {
+            (Ok(snapshot), _) => Ok(Arc::new(snapshot)),
+            (Err(error), Some(version)) if words(&error).contains("specified end version") => {
+                let (name, place) = (&self.name, self.url.as_str());
+                let why = format!("Delta table \"{name}\" in {place} has no version {version}");
+                Err(Error::refused("58P01", why).into())
+            }
+            (Err(error), _) => Err(self.blamed(&store, error).await),
         }
     }
 
@@ -153,6 +158,7 @@ impl Log {
                 _ => refused("58030", format!("{whose}: {words}")),
             },
             DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => error.into(),
+            _ if of_store(&error).is_some() => DataFusionError::External(Box::new(error)),
             _ => refused(state_of(&error, &words), format!("{whose}: {words}")),
         }
     }
@@ -246,6 +252,9 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
             let why = format!("{whose}: a file is damaged: {}", message(&error));
             Error::refused("XX001", why).into()
         }
+        DataFusionError::Plan(why) if why.contains("eletion vector") => {
+            Error::refused("XX001", format!("{whose}: {why}")).into()
+        }
         DataFusionError::External(source) => match source.downcast_ref::<DeltaTableError>() {
             Some(error) => {
                 let words = words(error);
@@ -259,8 +268,8 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
 }
 
 /// The store's error that an error came from.
-fn of_store(error: &DataFusionError) -> Option<&object_store::Error> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn of_store<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a object_store::Error> {
+    let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);

@@ -74,7 +74,7 @@ async fn what_cannot_be_read_is_said_by_its_name() {
             "no JSON",
             Box::new(|folder| fs::write(entry(folder, 1), "{\"add\": {\"pa").unwrap()),
             "XX001",
-            "JSON",
+            "Json error",
         ),
         (
             "an entry is gone",

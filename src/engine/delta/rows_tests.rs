@@ -21,9 +21,9 @@ async fn rows_that_a_deletion_vector_names_are_not_there() {
     let remove =
         json!({"remove": {"path": add["add"]["path"], "dataChange": true, "deletionTimestamp": 1}});
     let mut with = add.clone();
-    // The protocol's own example: 3, 4, 7, 11, 18 and 29.
-    with["add"]["deletionVector"] = json!({"storageType": "i", "sizeInBytes": 40, "cardinality": 6,
-        "pathOrInlineDv": "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
+    // 3, 4, 7, 11, 18 and 29, as the protocol's examples have them.
+    with["add"]["deletionVector"] = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
+        "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
     let protocol = json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7,
         "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}});
     write(&folder, 2, &[protocol, remove, with]);

@@ -162,7 +162,8 @@ impl DataSink for Appending {
         };
         let begun = self.begin().await?;
         let seen = Arc::new(Rows::default());
-        let rows = seen.watch(required(rows, Arc::clone(&self.table)));
+        let rows = required(rows, Arc::clone(&self.table));
+        let rows = seen.watch(rows, Arc::clone(&self.writing));
         let done = self.writer.sink().write_all(rows, context).await;
         let committed = self.writing.is_committed();
         let unsure = self.writing.is_unsure();
@@ -214,6 +215,9 @@ impl Appending {
             .take();
         if let Some(own) = own {
             return own;
+        }
+        if let Some(broken) = self.writing.broken() {
+            return broken.into();
         }
         if unsure {
             let why = format!(
@@ -274,9 +278,18 @@ struct Rows {
 }
 
 impl Rows {
-    fn watch(self: &Arc<Self>, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    fn watch(
+        self: &Arc<Self>,
+        rows: SendableRecordBatchStream,
+        writing: Arc<Writing>,
+    ) -> SendableRecordBatchStream {
         let (schema, seen) = (rows.schema(), Arc::clone(self));
         let rows = rows.map(move |batch| match batch {
+            // More of them would be judged in vain.
+            Ok(_) if writing.is_broken() => {
+                let why = "a file could not be written".to_owned();
+                Err(DataFusionError::Execution(why))
+            }
             Ok(batch) => {
                 let rows = u64::try_from(batch.num_rows()).unwrap_or_default();
                 seen.count.fetch_add(rows, Ordering::Relaxed);

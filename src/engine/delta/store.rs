@@ -2,7 +2,7 @@
 //!
 //! Takes a statement, gives an object store for deltalake. Reads go through. Knows no order of steps: that is `writing`'s.
 
-use super::writing::{Part, Writing, given_up};
+use super::writing::{Part, Writing, given_up, nothing};
 use async_trait::async_trait;
 use datafusion::object_store::path::Path;
 use datafusion::object_store::{
@@ -35,10 +35,10 @@ impl ObjectStore for Written {
         match self.0.part(location, &options.mode) {
             Part::Entry(version) => self.0.commit(version, location, payload).await,
             Part::Rows => {
-                self.0.opening(location)?;
-                let put = self.0.inner().put_opts(location, payload, options).await?;
-                self.0.opened(location).await?;
-                Ok(put)
+                if let Err(error) = self.rows(location, payload, options).await {
+                    self.0.breaks(error);
+                }
+                Ok(nothing())
             }
             Part::Other => self.0.inner().put_opts(location, payload, options).await,
         }
@@ -53,7 +53,14 @@ impl ObjectStore for Written {
             return self.0.inner().put_multipart_opts(location, options).await;
         }
         self.0.opening(location)?;
-        let inner = self.0.inner().put_multipart_opts(location, options).await?;
+        let inner = self.0.inner().put_multipart_opts(location, options);
+        let inner = match inner.await {
+            Ok(inner) => inner,
+            Err(error) => {
+                self.0.breaks(error);
+                return Err(given_up());
+            }
+        };
         Ok(Box::new(Upload {
             inner,
             writing: Arc::clone(&self.0),
@@ -97,6 +104,17 @@ impl ObjectStore for Written {
     }
 }
 
+impl Written {
+    async fn rows(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<()> {
+        if self.0.is_broken() {
+            return Err(given_up());
+        }
+        self.0.opening(location)?;
+        self.0.inner().put_opts(location, payload, options).await?;
+        self.0.opened(location).await
+    }
+}
+
 /// A large file of rows.
 #[derive(Debug)]
 struct Upload {
@@ -108,17 +126,28 @@ struct Upload {
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
+        let (part, writing) = (self.inner.put_part(data), Arc::clone(&self.writing));
+        Box::pin(async move {
+            if let Err(error) = part.await {
+                writing.breaks(error);
+            }
+            Ok(())
+        })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        if !self.writing.is_writing() {
-            self.inner.abort().await?;
-            return Err(given_up());
+        let done = match self.writing.is_writing() && !self.writing.is_broken() {
+            true => self.inner.complete().await.map(drop),
+            false => self.inner.abort().await.and(Err(given_up())),
+        };
+        let done = match done {
+            Ok(()) => self.writing.opened(&self.file).await,
+            failed => failed,
+        };
+        if let Err(error) = done {
+            self.writing.breaks(error);
         }
-        let done = self.inner.complete().await?;
-        self.writing.opened(&self.file).await?;
-        Ok(done)
+        Ok(nothing())
     }
 
     async fn abort(&mut self) -> Result<()> {

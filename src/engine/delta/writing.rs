@@ -71,6 +71,8 @@ struct State {
     abandoned: bool,
     /// What could not be made sure of after the entry was there.
     doubt: Option<String>,
+    /// The first file of rows that could not be written.
+    broken: Option<Error>,
 }
 
 /// One statement.
@@ -113,6 +115,7 @@ impl Writing {
                 staging: None,
                 abandoned: false,
                 doubt: None,
+                broken: None,
             }),
         })
     }
@@ -146,6 +149,22 @@ impl Writing {
     /// What could not be made sure of after the entry was there.
     pub(super) fn doubt(&self) -> Option<String> {
         self.lock().doubt.take()
+    }
+
+    /// Keeps why a file of rows could not be written; nothing is committed then. Delta's writer is told that it was: it
+    /// would panic when it gives up a file whose end failed.
+    pub(super) fn breaks(&self, error: Error) {
+        self.lock().broken.get_or_insert(error);
+    }
+
+    /// Whether a file of rows could not be written.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().broken.is_some()
+    }
+
+    /// Why a file of rows could not be written.
+    pub(super) fn broken(&self) -> Option<Error> {
+        self.lock().broken.take()
     }
 
     fn abandon(&self) {
@@ -249,7 +268,7 @@ impl Writing {
         }
         {
             let mut state = self.lock();
-            if state.phase != Phase::Writing {
+            if state.phase != Phase::Writing || state.broken.is_some() {
                 return Err(given_up());
             }
             state.phase = Phase::Committing;
@@ -270,10 +289,7 @@ impl Writing {
             }
         };
         let done = done.map_err(|source| Error::JoinError { source })?;
-        done.map(|()| PutResult {
-            e_tag: None,
-            version: None,
-        })
+        done.map(|()| nothing())
     }
 
     /// Makes the files last, then makes the entry appear, whole.
@@ -433,6 +449,14 @@ fn below(file: &Path, folder: &Path) -> String {
     let parts = file.prefix_match(folder).into_iter().flatten();
     let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
     parts.join("/")
+}
+
+/// The answer to a put of which nothing is to be known.
+pub(super) fn nothing() -> PutResult {
+    PutResult {
+        e_tag: None,
+        version: None,
+    }
 }
 
 pub(super) fn given_up() -> Error {
