@@ -74,7 +74,10 @@ impl TableProviderFactory for Deltas {
         };
         let log = Log::new(&table.name.to_string(), location, state.runtime_env())?;
         let declared = columns::kept(table.schema.as_arrow())?;
-        let partitions: Vec<String> = table.table_partition_cols.iter().map(plain).collect();
+        let partitions: Vec<String> = {
+            let typed = table.table_partition_cols.iter();
+            typed.map(|name| plain(name)).collect()
+        };
         left::clear(&self.shelf, &log).await?;
         if !log.exists().await? {
             if declared.is_empty() || options.existing || options.at != At::Newest {
@@ -127,7 +130,7 @@ impl Deltas {
 }
 
 /// A name as it was meant: the parser leaves those of PARTITIONED BY as they are typed.
-fn plain(typed: &String) -> String {
+fn plain(typed: &str) -> String {
     let quoted = typed
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'));
