@@ -5,38 +5,66 @@
 use crate::engine::files::of_parquet;
 use bytes::Bytes;
 use datafusion::common::DataFusionError;
-use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::object_store::{self, ObjectStore, ObjectStoreExt, path::Path};
 use datafusion::parquet::arrow::ParquetRecordBatchStreamBuilder;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::parquet::errors::{ParquetError, Result};
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// A file that a plan reads.
+#[derive(Debug, Clone)]
+pub(super) struct Scanned {
+    base: ObjectStoreUrl,
+    path: Path,
+}
+
+/// The files that a plan reads.
+pub(super) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Vec<Scanned> {
+    let mut files = Vec::new();
+    let mut pending = vec![plan];
+    while let Some(plan) = pending.pop() {
+        pending.extend(plan.children());
+        let scan = plan.downcast_ref::<DataSourceExec>();
+        let scan = scan.and_then(|s| s.data_source().downcast_ref::<FileScanConfig>());
+        for (scan, group) in scan
+            .iter()
+            .flat_map(|s| s.file_groups.iter().map(move |g| (s, g)))
+        {
+            files.extend(group.iter().map(|file| Scanned {
+                base: scan.object_store_url.clone(),
+                path: file.object_meta.location.clone(),
+            }));
+        }
+    }
+    files
+}
+
 /// The error with the file that cannot be read; as it is where all can, or it is about something else.
 pub(super) async fn blamed(
     error: DataFusionError,
     context: &Arc<TaskContext>,
-    files: &[String],
+    files: &[Scanned],
 ) -> DataFusionError {
     if !matches!(error.find_root(), DataFusionError::ParquetError(_)) {
         return error;
     }
-    for file in files {
-        let Ok(url) = ListingTableUrl::parse(file) else {
+    for Scanned { base, path } in files {
+        let Ok(store) = context.runtime_env().object_store(base) else {
             continue;
         };
-        let Ok(store) = context.runtime_env().object_store(&url) else {
-            continue;
-        };
-        match is_whole(store, &url).await {
+        match is_whole(store, path).await {
             Ok(true) => {}
-            Ok(false) => return of_parquet(error, file),
+            Ok(false) => return of_parquet(error, &format!("{base}{path}")),
             // Not there, or not to be read: the reader of Parquet keeps of it the words only.
             Err(error) => return error.into(),
         }
@@ -48,14 +76,11 @@ pub(super) async fn blamed(
 ///
 /// # Errors
 /// The file cannot be had.
-async fn is_whole(
-    store: Arc<dyn ObjectStore>,
-    url: &ListingTableUrl,
-) -> object_store::Result<bool> {
-    let found = store.head(url.prefix()).await?;
+async fn is_whole(store: Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<bool> {
+    let found = store.head(path).await?;
     let file = File {
         store,
-        path: found.location,
+        path: path.clone(),
         size: found.size,
     };
     let Ok(rows) = ParquetRecordBatchStreamBuilder::new(file).await else {

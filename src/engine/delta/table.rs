@@ -5,8 +5,7 @@
 //! statement fails. Filters are Delta's to prune files with. Knows nothing of how rows are written.
 
 use super::log::{At, Log, Mark, of_scan};
-use super::{left, sink};
-use crate::engine::files;
+use super::{damage, left, sink};
 use crate::engine::sink::Shelf;
 use crate::error::Error;
 use async_trait::async_trait;
@@ -357,14 +356,14 @@ impl ExecutionPlan for Scan {
     ) -> Result<SendableRecordBatchStream> {
         let whose = self.whose.clone();
         let store = Arc::clone(&context);
-        let scanned = files::scanned(&self.scan);
+        let scanned = damage::scanned(&self.scan);
         let rows = self.scan.execute(partition, context)?;
         let schema = rows.schema();
         let rows = rows.or_else(move |error| {
             let (whose, context) = (whose.clone(), Arc::clone(&store));
             let scanned = scanned.clone();
             async move {
-                let error = super::damage::blamed(error, &context, &scanned).await;
+                let error = damage::blamed(error, &context, &scanned).await;
                 Err(of_scan(error, (&whose.0, &whose.1)))
             }
         });
