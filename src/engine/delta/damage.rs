@@ -36,15 +36,14 @@ pub(super) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Vec<Scanned> {
         pending.extend(plan.children());
         let scan = plan.downcast_ref::<DataSourceExec>();
         let scan = scan.and_then(|s| s.data_source().downcast_ref::<FileScanConfig>());
-        for (scan, group) in scan
-            .iter()
-            .flat_map(|s| s.file_groups.iter().map(move |g| (s, g)))
-        {
-            files.extend(group.iter().map(|file| Scanned {
-                base: scan.object_store_url.clone(),
-                path: file.object_meta.location.clone(),
-            }));
-        }
+        let Some(scan) = scan else {
+            continue;
+        };
+        let found = scan.file_groups.iter().flat_map(|group| group.iter());
+        files.extend(found.map(|file| Scanned {
+            base: scan.object_store_url.clone(),
+            path: file.object_meta.location.clone(),
+        }));
     }
     files
 }
