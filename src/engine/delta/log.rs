@@ -268,7 +268,7 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
 }
 
 /// The store's error that an error came from.
-fn of_store(error: &(dyn std::error::Error + 'static)) -> Option<&object_store::Error> {
+fn of_store<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a object_store::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
