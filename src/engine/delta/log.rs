@@ -158,14 +158,23 @@ impl Log {
                 _ => refused("58030", format!("{whose}: {words}")),
             },
             DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => error.into(),
-            _ if of_store(&error).is_some() => DataFusionError::External(Box::new(error)),
-            _ => refused(state_of(&error, &words), format!("{whose}: {words}")),
+            _ => match of_store(&error) {
+                Some(object_store::Error::PermissionDenied { .. }) => {
+                    DataFusionError::External(Box::new(error))
+                }
+                Some(object_store::Error::NotFound { .. }) => {
+                    refused("58P01", format!("{whose}: {words}"))
+                }
+                Some(_) => refused("58030", format!("{whose}: {words}")),
+                None => refused(state_of(&error), format!("{whose}: {words}")),
+            },
         }
     }
 }
 
 /// The kind of an error of the log's reader, which says most of it in words only.
-fn state_of(error: &DeltaTableError, words: &str) -> &'static str {
+fn state_of(error: &DeltaTableError) -> &'static str {
+    let words = error.to_string();
     let says = |some: &[&str]| some.iter().any(|word| words.contains(word));
     match error {
         DeltaTableError::SchemaMismatch { .. } => "42804",
@@ -257,9 +266,8 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
         }
         DataFusionError::External(source) => match source.downcast_ref::<DeltaTableError>() {
             Some(error) => {
-                let words = words(error);
-                let state = state_of(error, &words);
-                Error::refused(state, format!("{whose}: {words}")).into()
+                let why = format!("{whose}: {}", words(error));
+                Error::refused(state_of(error), why).into()
             }
             None => error,
         },
