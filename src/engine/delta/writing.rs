@@ -192,9 +192,9 @@ impl Writing {
         };
         let stuck = files.iter().filter(|file| local.remove(file).is_err());
         match (stuck.count(), state.staging.take()) {
-            (0, staging) => drop(staging),
             // The next statement knows of them.
-            (_, staging) => staging.map_or((), Staging::leave),
+            (1.., Some(staging)) => staging.leave(),
+            (_, staging) => drop(staging),
         }
     }
 
