@@ -321,6 +321,9 @@ pub struct Config {
     pub allow_swap: bool,
     /// Folders, resolved, below which statements may read and write files; `None` for whatever the program may.
     pub content_roots: Option<Vec<PathBuf>>,
+    /// URLs below which SQL may read and write in object stores; `None` for what `content_roots` says: everything, or nothing
+    /// where there are folders.
+    pub content_urls: Option<Vec<String>>,
     /// A folder of policies of the user's.
     pub policies: Option<PathBuf>,
 }
@@ -334,6 +337,7 @@ impl Config {
             models_dir: models_dir(),
             allow_swap: false,
             content_roots: None,
+            content_urls: None,
             policies: None,
         }
     }
@@ -489,6 +493,15 @@ pub fn endpoint_key() -> Option<String> {
 /// A variable that a user named as the place of a secret. Never shown.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The variables of the environment whose names begin with `prefix`, such as `AWS_`. Some of them are secrets.
+pub fn variables(prefix: &str) -> Vec<(String, String)> {
+    let named = std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        (name.starts_with(prefix) && !value.is_empty()).then_some((name, value))
+    });
+    named.collect()
 }
 
 /// The user who runs the program, as the system names them; `local` where it does not say.

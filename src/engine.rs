@@ -10,7 +10,9 @@ mod estimate;
 mod files;
 pub mod functions;
 pub mod golden;
+mod held;
 mod judge;
+mod objects;
 pub mod policies;
 pub mod procedures;
 pub(crate) mod publish;
@@ -18,6 +20,7 @@ mod relations;
 mod roots;
 mod screens;
 pub mod script;
+mod secrets;
 mod servers;
 mod session;
 mod sink;
@@ -35,6 +38,7 @@ use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
 use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
 use crate::error::Error;
 use crate::model::memory::check_memory;
@@ -71,6 +75,8 @@ pub struct Engine {
     catalogs: Arc<dyn CatalogProviderList>,
     runtime: Arc<RuntimeEnv>,
     roots: Roots,
+    /// Object stores and their secrets.
+    objects: Arc<Stores>,
     shelf: Shelf,
     functions: Arc<Vec<Function>>,
     /// The user's own policies, if any.
@@ -82,7 +88,8 @@ pub struct Engine {
 impl Engine {
     /// Opens store, policies and model; takes as long as reading the model's weights.
     pub async fn open(config: Config) -> Result<Engine, Error> {
-        let (roots, folder) = (config.content_roots.clone(), config.policies.clone());
+        let (roots, urls) = (config.content_roots.clone(), config.content_urls.clone());
+        let folder = config.policies.clone();
         let data = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let store = match &config.data_dir {
@@ -95,6 +102,10 @@ impl Engine {
         let engine = Engine::with_backend(store, backend).await?;
         screens::ship(&engine.store, &engine.policies, &engine.model).await?;
         let engine = engine.with_policies(folder.as_deref()).with_roots(roots)?;
+        let engine = match urls {
+            Some(urls) => engine.with_urls(Allowed::below(&urls)?)?,
+            None => engine,
+        };
         match data {
             Some(data) => engine.with_tables(&data),
             None => Ok(engine),
@@ -105,6 +116,12 @@ impl Engine {
     /// without symlinks); `None` for whatever the program may.
     pub fn with_roots(mut self, roots: Option<Vec<PathBuf>>) -> Result<Engine, Error> {
         self.roots = Roots::new(roots).without(self.roots.apart());
+        self.with_files()
+    }
+
+    /// The same engine for sessions that read and write in object stores only what is allowed.
+    pub fn with_urls(mut self, allowed: Allowed) -> Result<Engine, Error> {
+        self.roots = self.roots.with_urls(allowed);
         self.with_files()
     }
 
@@ -132,7 +149,7 @@ impl Engine {
     /// What reads and writes files, by what is set.
     fn with_files(mut self) -> Result<Engine, Error> {
         self.shelf.roots = self.roots.clone();
-        self.runtime = self.roots.runtime(&self.shelf.disk)?;
+        self.runtime = self.roots.runtime(&self.shelf.disk, &self.objects)?;
         if let Some(own) = &self.shelf.own {
             tables::register(&self.runtime, own, &self.shelf.disk)?;
         }
@@ -170,16 +187,22 @@ impl Engine {
             backend,
             Arc::clone(&limits),
         );
+        let objects = Arc::<Stores>::default();
         let engine = Engine {
             store,
             policies,
             model,
             classifier,
             catalogs: catalogs(tables, store_jobs)?,
-            runtime: Roots::default().runtime(&staging::Disk::default())?,
+            runtime: Roots::default().runtime(&staging::Disk::default(), &objects)?,
             roots: Roots::default(),
+            objects,
             shelf: Shelf::default(),
-            functions: Arc::new(vec![publish::function(), calibrate::function()]),
+            functions: Arc::new(vec![
+                publish::function(),
+                calibrate::function(),
+                secrets::function(),
+            ]),
             folder: None,
             procedures: Arc::default(),
             limits,

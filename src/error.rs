@@ -105,7 +105,7 @@ impl Error {
             }
             Error::Statement(error) => match source::<ClassifyError>(error) {
                 Some(ClassifyError::UnknownPolicy { near, .. }) => near,
-                _ => match source::<ContentError>(error) {
+                _ => match content(error) {
                     Some(error) => return error.hint.clone(),
                     None => return source::<Error>(error)?.hint(),
                 },
@@ -175,24 +175,36 @@ fn of_store(error: &StoreError) -> &'static str {
     }
 }
 
-/// What is said of a file that a statement may not touch, however deep in the error that is.
-fn refused(error: &DataFusionError) -> Option<String> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(object_store::Error::PermissionDenied { source, .. }) = error.downcast_ref() {
-            return Some(source.to_string());
-        }
+/// The error, and what is within it.
+fn within(error: &DataFusionError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let whole: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(whole), |error| {
         let io = error.downcast_ref::<std::io::Error>();
-        next = match io.and_then(std::io::Error::get_ref) {
+        match io.and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
-        };
-    }
-    None
+        }
+    })
+}
+
+/// What is said of a file that a statement may not touch, however deep in the error that is.
+fn refused(error: &DataFusionError) -> Option<String> {
+    within(error).find_map(|error| match error.downcast_ref() {
+        Some(object_store::Error::PermissionDenied { source, .. }) => Some(source.to_string()),
+        _ => None,
+    })
+}
+
+/// What is wrong with content that is elsewhere, however deep in the error that is: readers of formats put theirs around it.
+pub fn content(error: &DataFusionError) -> Option<&ContentError> {
+    within(error).find_map(|error| error.downcast_ref())
 }
 
 /// The SQLSTATE of a failed statement (PostgreSQL's appendix A).
 pub fn sqlstate(error: &DataFusionError) -> &'static str {
+    if let Some(content) = content(error) {
+        return content.sqlstate;
+    }
     if refused(error).is_some() {
         return "42501";
     }
@@ -226,6 +238,9 @@ pub fn sqlstate(error: &DataFusionError) -> &'static str {
 
 /// What went wrong, in one line, without the names of the rules and layers that it came through.
 pub fn message(error: &DataFusionError) -> String {
+    if let Some(content) = content(error) {
+        return content.to_string();
+    }
     if let Some(why) = refused(error) {
         return why;
     }
@@ -251,9 +266,6 @@ fn of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'sta
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return of_store(error);
-    }
-    if let Some(error) = error.downcast_ref::<ContentError>() {
-        return error.sqlstate;
     }
     match error.downcast_ref::<Error>() {
         Some(error) => error.sqlstate(),

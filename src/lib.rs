@@ -16,7 +16,7 @@
 //! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML |
 //! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`screen`]: statistics that clear or escalate, and what they may claim · [`store`]: verdicts on disk |
 //! | 3 | [`backend`]: one prompt in, one reply out |
-//! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name · [`content`]: databases that are attached |
+//! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name · [`content`]: databases that are attached, object stores |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
 //! | 6 | [`engine`]: the only builder of sessions; tables over files, and Delta tables in `engine/delta` |
 //! | 7 | [`change`]: what an edit of a policy would do, and did |

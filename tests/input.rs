@@ -349,7 +349,7 @@ fn a_store_that_is_not_plainly_ours_is_left_as_it_is() {
         (
             // SQLite keeps user_version in its header.
             |file| file[60..64].copy_from_slice(&99_u32.to_be_bytes()),
-            "store data/verdicts.db has format 99, written by a newer safeguard; this one knows up to 9 (left as it is)",
+            "store data/verdicts.db has format 99, written by a newer safeguard; this one knows up to 10 (left as it is)",
         ),
     ];
     for (harm, expected) in cases {

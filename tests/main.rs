@@ -22,6 +22,8 @@ mod files;
 mod input;
 /// Models on disk: pulled, listed, verified, made.
 mod models;
+/// Content in object stores.
+mod objects;
 /// The model and its engine against other implementations.
 mod parity;
 /// Policies by the command line.

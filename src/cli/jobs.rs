@@ -39,6 +39,7 @@ async fn work_off(args: JobRun) -> Result<ExitCode, Error> {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        content_urls: None,
         policies: None,
     })
     .await?;

@@ -90,6 +90,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        content_urls: None,
         policies: args.policies,
     };
     let ephemeral = config.data_dir.is_none();

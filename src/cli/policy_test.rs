@@ -40,6 +40,7 @@ async fn tested(args: Test) -> Result<ExitCode, Error> {
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
         content_roots: None,
+        content_urls: None,
         policies: args.policies,
     })
     .await?;

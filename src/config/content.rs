@@ -12,3 +12,11 @@ pub const SERVER_FILTER_LITERALS_MAX: usize = 10_000;
 pub const SERVER_FILTER_DEPTH_MAX: usize = 64;
 /// Characters of a database's own words in an error of ours.
 pub const SERVER_WORDS_MAX: usize = 400;
+/// Seconds that an object store has to let us in.
+pub const OBJECTS_CONNECT_SECONDS: u64 = 5;
+/// Seconds that one request to an object store may take, its answer included.
+pub const OBJECTS_REQUEST_SECONDS: u64 = 120;
+/// How often a request to an object store that failed for a passing reason is repeated.
+pub const OBJECTS_RETRIES: usize = 4;
+/// Seconds after which a request to an object store is not repeated any more.
+pub const OBJECTS_RETRY_SECONDS: u64 = 60;

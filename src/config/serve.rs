@@ -119,7 +119,7 @@ options! {
     models_dir: PathBuf,
     /// Whether a model is opened that is larger than memory.
     allow_swap: bool,
-    /// Folders below which SQL may read and write files.
+    /// Folders below which SQL may read and write files, and URLs of object stores.
     content_roots: Vec<PathBuf>,
     /// A folder of policies of the user's.
     policies: PathBuf,
@@ -292,6 +292,7 @@ impl ServeConfig {
             ))
         })?;
         let metrics_listen = options.metrics_listen.as_deref();
+        let (folders, urls) = parted(options.content_roots);
         let config = ServeConfig {
             listen,
             tls,
@@ -327,7 +328,8 @@ impl ServeConfig {
                 model: options.model.unwrap_or_else(|| "nano".to_owned()),
                 models_dir: options.models_dir.unwrap_or_else(models_dir),
                 allow_swap: options.allow_swap.unwrap_or(false),
-                content_roots: Some(roots(options.content_roots)?),
+                content_roots: Some(roots(folders)?),
+                content_urls: Some(urls),
                 policies: options.policies,
             },
         };
@@ -410,9 +412,20 @@ fn limit(said: Option<u64>, default: u64) -> Option<Duration> {
     }
 }
 
-/// The folders without symlinks, so that what is compared with them can be resolved once.
-fn roots(said: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, ConfigError> {
+/// Which content roots are folders, and which URLs of object stores. The current folder where nothing is said.
+fn parted(said: Option<Vec<PathBuf>>) -> (Vec<PathBuf>, Vec<String>) {
     let said = said.unwrap_or_else(|| vec![PathBuf::from(".")]);
+    let (urls, folders): (Vec<_>, Vec<_>) = said
+        .into_iter()
+        .partition(|root| root.to_str().is_some_and(|root| root.contains("://")));
+    let urls = urls
+        .into_iter()
+        .filter_map(|url| url.into_os_string().into_string().ok());
+    (folders, urls.collect())
+}
+
+/// The folders without symlinks, so that what is compared with them can be resolved once.
+fn roots(said: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
     let resolved = |root: PathBuf| {
         let found = root
             .canonicalize()

@@ -37,12 +37,24 @@ fn the_example_lists_every_key_and_says_the_defaults() {
 }
 
 #[test]
+fn roots_are_folders_and_urls() {
+    let options = ServeOptions::parse("content_roots = ['s3://posts/public/', '/']").unwrap();
+    let config = ServeConfig::new(options).unwrap();
+    assert_eq!(config.engine.content_roots, Some(vec!["/".into()]));
+    assert_eq!(
+        config.engine.content_urls,
+        Some(vec!["s3://posts/public/".to_owned()])
+    );
+}
+
+#[test]
 fn defaults_are_safe() {
     let config = ServeConfig::new(ServeOptions::default()).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:5433");
     assert!(!config.tls_required && !config.allow_insecure);
     let here = std::env::current_dir().unwrap().canonicalize().unwrap();
     assert_eq!(config.engine.content_roots, Some(vec![here]));
+    assert_eq!(config.engine.content_urls, Some(Vec::new()));
     assert_eq!(config.max_connections, 100);
     assert_eq!(config.statement_timeout, None);
     assert_eq!(config.startup_timeout, Duration::from_secs(60));

@@ -1,8 +1,9 @@
-//! Where content lives outside of this program's own folder: databases that are attached as schemas.
+//! Where content lives outside of this machine: databases that are attached as schemas, and object stores.
 //!
-//! Takes a server's address and its rights there, gives tables that DataFusion reads and writes. Files are DataFusion's
-//! own; who may read which is the engine's. Knows no policy, no model and no verdict.
+//! Takes a server's address and our rights there, gives tables or stores that DataFusion reads and writes. Files and their
+//! formats are DataFusion's own; who may read which is the engine's. Knows no policy, no model and no verdict.
 
+pub mod objects;
 pub mod postgres;
 
 /// Content that cannot be read or written.
@@ -11,7 +12,7 @@ pub mod postgres;
 pub struct ContentError {
     /// Five characters of PostgreSQL's appendix A.
     pub sqlstate: &'static str,
-    /// Names the server and what is wrong.
+    /// Names the server or the object, and what is wrong.
     pub why: String,
     /// What the user might do about it.
     pub hint: Option<String>,

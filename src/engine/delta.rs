@@ -109,6 +109,7 @@ impl TableProviderFactory for Deltas {
 impl Deltas {
     /// Makes a new table: the first entry of its log.
     async fn make(&self, log: &Log, columns: &[StructField], partitions: &[String]) -> Result<()> {
+        log.check_write(&self.shelf.roots)?;
         let local = self.shelf.place(&log.url)?.map(Local::new);
         let folder = log.url.prefix().clone();
         // Only the first entry: where somebody makes it too, theirs stays.

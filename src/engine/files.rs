@@ -6,11 +6,13 @@
 mod broken;
 mod columns;
 mod formats;
+mod patterns;
 mod records;
 mod source;
 mod text;
 
 pub(super) use formats::{INFERRED, nullable, register};
+pub(super) use patterns::matching;
 pub(super) use source::of_parquet;
 
 use super::delta;
@@ -41,8 +43,7 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
     };
     for location in &table.locations {
         let path = roots.check("read", location)?;
-        // A folder may be filled later, by INSERT too; a pattern may match later.
-        // A Delta table may be made there.
+        // A folder may be filled later, by INSERT too; a pattern may match later; a Delta table may be made there.
         let settled = !location.ends_with('/')
             && !location.contains(['*', '?', '['])
             && !delta::is_one(table);
@@ -51,7 +52,11 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
             return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
         }
     }
-    Ok(table.locations.clone())
+    let folder = |location: &String| match delta::is_one(table) {
+        true => format!("{}/", location.trim_end_matches('/')),
+        false => location.clone(),
+    };
+    Ok(table.locations.iter().map(folder).collect())
 }
 
 /// A CREATE EXTERNAL TABLE over files whose names all end as one compression's do, with that as its option, unless it says

@@ -1,4 +1,4 @@
-//! The catalog that survives a restart: external tables, views, schemas and servers that SQL made.
+//! The catalog that survives a restart: external tables, views, schemas, servers and secrets that SQL made.
 //!
 //! Takes statements that made or dropped something, keeps them in the store, and makes everything again when the program
 //! starts. What cannot be made then (its file is gone) is said, kept, and made at a later start. A statement that holds a
@@ -7,7 +7,7 @@
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{CATALOG, Engine, Session, delta, tables};
+use super::{CATALOG, Engine, Session, delta, secrets, tables};
 use crate::error::Error;
 use crate::store::{RelationRow, now};
 use datafusion::common::TableReference;
@@ -197,6 +197,8 @@ impl Engine {
     /// The store cannot be read.
     pub async fn restore(&self, session: &Session) -> Result<Vec<String>, Error> {
         let mut left = self.store().relations().await?;
+        // Tables in object stores need them.
+        left.sort_by_key(|row| row.kind != "secret");
         // A view that was replaced may need what was made after it: as long as anything can be made, the rest may follow.
         loop {
             let mut unmade = Vec::new();
@@ -217,6 +219,10 @@ impl Engine {
 
 async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
     session.set("datafusion.catalog.default_schema", &row.default_schema)?;
+    if row.kind == "secret" {
+        secrets::apply(session, &Statement::parse(&row.made_by)?)?;
+        return Ok(());
+    }
     let there = match row.kind.as_str() {
         "schema" => schema_exists(session, &row.schema),
         _ => session.context.table_exist(TableReference::partial(
@@ -244,9 +250,10 @@ async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
 }
 
 fn said(row: &RelationRow, error: &Error) -> String {
-    let name = match row.name.is_empty() {
-        true => row.schema.clone(),
-        false => format!("{}.{}", row.schema, row.name),
+    let name = match (row.schema.as_str(), row.name.as_str()) {
+        (schema, "") => schema.to_owned(),
+        ("", name) => name.to_owned(),
+        (schema, name) => format!("{schema}.{name}"),
     };
     format!(
         "{} {name} could not be made and stays kept: {error}",
@@ -273,11 +280,13 @@ fn is_secret(key: &str) -> bool {
     SECRETS.iter().any(|word| key.contains(word))
 }
 
-/// `scheme://user:password@host/..`
+/// `scheme://user:password@host/..`, but not Azure's `abfss://container@account..`
 fn holds_login(location: &str) -> bool {
-    let rest = location.split_once("://").map(|(_, rest)| rest);
-    rest.and_then(|rest| rest.split('/').next())
-        .is_some_and(|host| host.contains('@'))
+    let Some((scheme, rest)) = location.split_once("://") else {
+        return false;
+    };
+    let login = rest.split('/').next().and_then(|host| host.split_once('@'));
+    login.is_some_and(|(login, _)| login.contains(':') || !scheme.starts_with("abfs"))
 }
 
 /// The statement with paths that do not depend on where the program was started.
@@ -380,6 +389,9 @@ mod tests {
         for (location, want) in [
             ("postgres://ann:x@h/db", true),
             ("s3://bucket/a@b", false),
+            ("https://ann@h/a.csv", true),
+            ("abfss://posts@account.dfs.core.windows.net/a", false),
+            ("abfss://posts:x@account.dfs.core.windows.net/a", true),
             ("a@b", false),
         ] {
             assert_eq!(holds_login(location), want, "{location}");

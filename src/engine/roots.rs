@@ -1,11 +1,13 @@
-//! Content roots: the folders below which statements read and write files.
+//! Content roots: the folders and URLs below which statements read and write.
 //!
 //! Takes folders, gives an object store for `file://` that resolves every location (symlinks, percent-encoding; `..` is
 //! gone by then) to where it really is before it touches it, and refuses what is not below a root. Says the same of a
 //! file outside that is there and of one that is not. Lists neither what statements have not published yet nor what is the
 //! program's own. Knows no format and no statement.
 
+use super::objects::{self, Places};
 use super::staging::{Disk, HIDDEN, Step};
+use crate::content::objects::{Allowed, Stores};
 use crate::error::Error;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +33,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Roots {
     below: Option<Arc<[PathBuf]>>,
+    /// The same of object stores.
+    urls: Allowed,
     /// Files and folders, resolved, that are the program's own wherever they are.
     apart: Arc<[PathBuf]>,
 }
@@ -64,9 +68,14 @@ impl From<Outside> for object_store::Error {
 }
 
 impl Roots {
-    /// `None` allows every location. Roots must be resolved: absolute and without symlinks.
+    /// `None` allows every location; with folders, none in an object store is. Roots must be resolved: absolute and
+    /// without symlinks.
     pub(super) fn new(roots: Option<Vec<PathBuf>>) -> Roots {
         Roots {
+            urls: match &roots {
+                Some(_) => Allowed::nothing(),
+                None => Allowed::default(),
+            },
             below: roots.map(Into::into),
             apart: Arc::new([]),
         }
@@ -76,6 +85,17 @@ impl Roots {
     pub(super) fn without(mut self, apart: Vec<PathBuf>) -> Roots {
         self.apart = apart.into();
         self
+    }
+
+    /// The same, with these locations in object stores.
+    pub(super) fn with_urls(mut self, allowed: Allowed) -> Roots {
+        self.urls = allowed;
+        self
+    }
+
+    /// Which locations in object stores.
+    pub(super) fn urls(&self) -> &Allowed {
+        &self.urls
     }
 
     /// The program's own files and folders.
@@ -88,11 +108,16 @@ impl Roots {
         self.apart.iter().any(|own| resolved.starts_with(own))
     }
 
-    /// What sessions run with: a store for local files that keeps to the roots.
-    pub(super) fn runtime(&self, disk: &Disk) -> Result<Arc<RuntimeEnv>, Error> {
+    /// What sessions run with: stores that keep to the roots.
+    pub(super) fn runtime(
+        &self,
+        disk: &Disk,
+        objects: &Arc<Stores>,
+    ) -> Result<Arc<RuntimeEnv>, Error> {
         // Folders are listed anew by each statement: what was put there since is seen, what was taken away is not.
         let runtime = RuntimeEnvBuilder::new()
             .with_object_list_cache_limit(0)
+            .with_object_store_registry(Arc::new(Places::new(self, objects)))
             .build_arc()?;
         let local = ObjectStoreUrl::local_filesystem();
         let store = Rooted::new(self, LocalFileSystem::new(), disk);
@@ -126,13 +151,17 @@ impl Roots {
         verb: &'static str,
         location: &str,
     ) -> datafusion::common::Result<Option<PathBuf>> {
+        if objects::is_remote(location) {
+            self.urls.check_url(verb, location)?;
+            return Ok(None);
+        }
         let Ok(url) = ListingTableUrl::parse(location) else {
             return Ok(None);
         };
         if url.object_store() != ObjectStoreUrl::local_filesystem() {
             // Not the whole location: it may hold a password.
             return not_impl_err!(
-                "cannot {verb} at {}://: only local files are supported",
+                "cannot {verb} at {}://: there are local files, s3://, gs://, az://, abfss:// and https://",
                 url.scheme()
             );
         }

@@ -469,6 +469,8 @@ fn tag(parsed: &Parsed) -> &'static str {
         ast::Statement::CreateView { .. } => "CREATE VIEW",
         ast::Statement::CreateSchema { .. } => "CREATE SCHEMA",
         ast::Statement::CreateServer(_) => "CREATE SERVER",
+        ast::Statement::CreateSecret { .. } => "CREATE SECRET",
+        ast::Statement::DropSecret { .. } => "DROP SECRET",
         ast::Statement::Drop { object_type, .. } => match object_type {
             ast::ObjectType::Table => "DROP TABLE",
             ast::ObjectType::View => "DROP VIEW",

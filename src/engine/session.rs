@@ -5,7 +5,7 @@
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{Engine, estimate, files, notice, procedures, relations, tables};
+use super::{Engine, estimate, files, notice, objects, procedures, relations, secrets, tables};
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
@@ -177,6 +177,9 @@ impl Session {
         if let Some(plan) = servers::planned(statement)? {
             return Ok(plan);
         }
+        if let Some(plan) = secrets::planned(statement)? {
+            return Ok(plan);
+        }
         let state = self.context.state();
         let parsed = servers::plannable(statement.parsed.clone());
         let plan = state.statement_to_plan(parsed).await?;
@@ -287,6 +290,9 @@ impl Session {
         plan: LogicalPlan,
         tally: Arc<Tally>,
     ) -> Result<SendableRecordBatchStream, Error> {
+        if self.secret(statement, &tally).await? {
+            return self.nothing().await;
+        }
         if let Some(table) = tables::kept(&self.engine, &plan) {
             tables::create(self, statement, table, &tally).await?;
             return self.nothing().await;
@@ -327,6 +333,7 @@ impl Session {
         plan: LogicalPlan,
     ) -> Result<SendableRecordBatchStream, Error> {
         let locations = files::locations(&plan, &self.engine.roots)?;
+        objects::reach(&self.engine.runtime, &locations).await?;
         let plan = files::compressed(plan);
         let frame = self.context.execute_logical_plan(plan).await;
         let frame = frame.map_err(|e| files::named(e, &locations))?;

@@ -4,7 +4,9 @@
 //! folder and publishes when the whole statement succeeded. A scan first finishes what a crash left. Knows plans and
 //! formats by their interface; how files are moved is `staging`'s.
 
-use super::files::nullable;
+use super::files::{self, nullable};
+use super::held::{self, Whole};
+use super::objects::is_remote;
 use super::roots::{Roots, folder};
 use super::staging::{self, Disk, Place, Staging};
 use super::tables;
@@ -26,7 +28,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateExternalTable, Expr, LogicalPlan, TableProviderFilterPushDown, TableType,
 };
-use datafusion::object_store;
+use datafusion::object_store::{self, ObjectStoreExt};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use futures::StreamExt;
@@ -119,7 +121,10 @@ impl TableProviderFactory for Folders {
         state: &dyn Session,
         table: &CreateExternalTable,
     ) -> Result<Arc<dyn TableProvider>> {
-        let made = self.files.create(state, table).await?;
+        let made = match files::matching(state, self.files.as_ref(), table).await? {
+            Some(made) => made,
+            None => self.files.create(state, table).await?,
+        };
         Ok(match made.is::<ListingTable>() {
             true => Arc::new(FolderTable::new(made, self.shelf.clone())),
             false => made,
@@ -159,6 +164,30 @@ impl FolderTable {
         Ok(self.shelf.gate.read().await)
     }
 
+    /// That a file which the table names is there, where a scan reads none: DataFusion takes it for a table without rows.
+    ///
+    /// # Errors
+    /// It is not.
+    async fn present(&self, state: &dyn Session, plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+        if !files::scanned(plan).is_empty() {
+            return Ok(());
+        }
+        for url in self.files().table_paths() {
+            if url.is_collection() || url.get_glob().is_some() {
+                continue;
+            }
+            let store = state.runtime_env().object_store(url)?;
+            match store.head(url.prefix()).await {
+                Err(object_store::Error::NotFound { .. }) if !is_remote(url.as_str()) => {
+                    let why = format!("cannot read {url}: no such file");
+                    return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
+                }
+                found => drop(found?),
+            }
+        }
+        Ok(())
+    }
+
     /// What is written, how, and where: the statement's hidden folder.
     fn config(&self, id: &str, operation: InsertOp) -> Result<FileSinkConfig> {
         let (table, options) = (self.files(), self.files().options());
@@ -175,11 +204,31 @@ impl FolderTable {
                 "cannot INSERT into {url}: a new file *.{extension} would not be one of the table's"
             );
         }
-        let below = url.get_url().join(&staging::rows_below(id));
-        let below = below.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let remote = is_remote(url.as_str());
+        if remote && !options.table_partition_cols.is_empty() {
+            return not_impl_err!(
+                "cannot INSERT into {url}: a partitioned folder of an object store does not take rows all or nothing; a Delta table does"
+            );
+        }
+        let wrong = |e| DataFusionError::External(Box::new(e));
+        let (below, store, mode) = match remote {
+            true => {
+                let store = held::address(id)?;
+                let object = url.prefix().clone().join(format!("{id}.{extension}"));
+                let place: &url::Url = store.as_ref();
+                let mut below = place.clone();
+                below.set_path(object.as_ref());
+                (below, store, FileOutputMode::SingleFile)
+            }
+            false => {
+                let below = url.get_url().join(&staging::rows_below(id));
+                let below = below.map_err(wrong)?;
+                (below, url.object_store(), FileOutputMode::Directory)
+            }
+        };
         Ok(FileSinkConfig {
             original_url: String::new(),
-            object_store_url: url.object_store(),
+            object_store_url: store,
             file_group: FileGroup::default(),
             table_paths: vec![ListingTableUrl::try_new(below, None)?],
             output_schema: table.schema(),
@@ -188,7 +237,7 @@ impl FolderTable {
             // Reading takes them from the folders' names.
             keep_partition_by_columns: false,
             file_extension: extension,
-            file_output_mode: FileOutputMode::Directory,
+            file_output_mode: mode,
         })
     }
 }
@@ -248,7 +297,9 @@ impl TableProvider for FolderTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let _settled = self.settled().await?;
-        self.files.scan(state, projection, filters, limit).await
+        let plan = self.files.scan(state, projection, filters, limit).await?;
+        self.present(state, &plan).await?;
+        Ok(plan)
     }
 
     async fn scan_with_args<'a>(
@@ -257,7 +308,9 @@ impl TableProvider for FolderTable {
         args: ScanArgs<'a>,
     ) -> Result<ScanResult> {
         let _settled = self.settled().await?;
-        self.files.scan_with_args(state, args).await
+        let scan = self.files.scan_with_args(state, args).await?;
+        self.present(state, scan.plan()).await?;
+        Ok(scan)
     }
 
     fn supports_filters_pushdown(
@@ -296,9 +349,11 @@ impl TableProvider for FolderTable {
         let url = &table.table_paths()[0];
         let id = new_id()?;
         let config = self.config(&id, operation)?;
-        let Some(place) = self.shelf.place(url)? else {
-            return not_impl_err!("cannot INSERT into {url}: it is no folder that may be written");
-        };
+        let place = self.shelf.place(url)?;
+        let remote = is_remote(url.as_str());
+        if remote {
+            self.shelf.roots.urls().check_url("write", url.as_str())?;
+        }
         let orders = table.try_create_output_ordering(state.execution_props(), &[])?;
         let order = orders.into_iter().next().map(Into::into);
         let format = &table.options().format;
@@ -310,6 +365,19 @@ impl TableProvider for FolderTable {
         };
         let order = writer.sort_order().clone();
         let any = nullable(&schema);
+        if remote {
+            let sink = Whole {
+                writer,
+                held: held::address(&id)?,
+                store: url.object_store(),
+                table: schema,
+                any,
+            };
+            return Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), order)));
+        }
+        let Some(place) = place else {
+            return not_impl_err!("cannot INSERT into {url}: it is no folder that may be written");
+        };
         let sink = Publishing {
             writer,
             id,

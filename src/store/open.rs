@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/store/7.sql"),
     include_str!("../../sql/store/8.sql"),
     include_str!("../../sql/store/9.sql"),
+    include_str!("../../sql/store/10.sql"),
 ];
 
 /// The `user_version` that this program writes.

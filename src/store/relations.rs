@@ -1,4 +1,4 @@
-//! What SQL made beside data: external tables, views and schemas, so that the next start can make them again.
+//! What SQL made beside data: external tables, views, schemas and secrets, so that the next start can make them again.
 //!
 //! Takes and gives [`RelationRow`]s. A relation that is made again under its name keeps its place in the order. Knows no
 //! SQL: what a statement makes is the engine's to say.
@@ -7,12 +7,12 @@ use super::Store;
 use super::error::StoreError;
 use rusqlite::{Connection, Row, params};
 
-/// A schema, an external table or a view.
+/// A schema, an external table, a view or a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelationRow {
-    /// `schema`, `table` or `view`.
+    /// `schema`, `table`, `view` or `secret`.
     pub kind: String,
-    /// The schema that it is, or is in.
+    /// The schema that it is, or is in; empty for a secret.
     pub schema: String,
     /// Its name; empty for a schema.
     pub name: String,

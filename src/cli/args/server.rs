@@ -26,8 +26,9 @@ pub(in crate::cli) struct Serve {
     models: ModelsDir,
     #[command(flatten)]
     swap: AllowSwap,
-    /// A folder below which SQL may read and write files; may be repeated [default: the working directory]
-    #[arg(long = "content-root", value_name = "DIR")]
+    /// A folder below which SQL may read and write files, or a URL below which it may in an object store
+    /// (s3://bucket/prefix/); may be repeated [default: the working directory]
+    #[arg(long = "content-root", value_name = "DIR|URL")]
     content_roots: Vec<PathBuf>,
     /// A folder of policies: <name>/policy.md or <name>.md is published when it is new, now and on SIGHUP
     #[arg(long, value_name = "DIR")]

@@ -3,7 +3,10 @@
 //! Takes a location and the object stores of a session, gives snapshots of the log. All that is read comes through the
 //! session's stores, which keep to the content roots. Knows no rows.
 
-use crate::error::{Error, message};
+use crate::content::ContentError;
+use crate::engine::objects::is_remote;
+use crate::engine::roots::Roots;
+use crate::error::{Error, content, message};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -68,6 +71,15 @@ impl Log {
         default_logstore(Arc::new(below), store, self.url.get_url(), &options)
     }
 
+    /// # Errors
+    /// 42501 where the table is in an object store and may not be written there.
+    pub(super) fn check_write(&self, roots: &Roots) -> Result<()> {
+        if is_remote(self.url.as_str()) {
+            roots.urls().check_url("write", self.url.as_str())?;
+        }
+        Ok(())
+    }
+
     /// The location of a version's entry.
     pub(super) fn entry(&self, version: u64) -> Path {
         let log = self.url.prefix().clone().join(LOG);
@@ -116,7 +128,7 @@ impl Log {
         }
     }
 
-    /// What is said of a log that cannot be read: where its files may not be touched, that.
+    /// What is said of a log that cannot be read: where that is the store's fault, what the store says.
     async fn blamed(
         &self,
         store: &Arc<dyn ObjectStore>,
@@ -124,8 +136,8 @@ impl Log {
     ) -> DataFusionError {
         let log = self.url.prefix().clone().join(LOG);
         match store.list_with_delimiter(Some(&log)).await {
-            Err(denied @ object_store::Error::PermissionDenied { .. }) => denied.into(),
-            _ => self.told(error),
+            Err(object_store::Error::NotFound { .. }) | Ok(_) => self.told(error),
+            Err(of_store) => of_store.into(),
         }
     }
 
@@ -158,6 +170,9 @@ impl Log {
                 _ => refused("58030", format!("{whose}: {words}")),
             },
             DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => error.into(),
+            _ if found::<ContentError>(&error).is_some() => {
+                DataFusionError::External(Box::new(error))
+            }
             _ => match of_store(&error) {
                 Some(object_store::Error::PermissionDenied { .. }) => {
                     DataFusionError::External(Box::new(error))
@@ -246,6 +261,9 @@ impl Mark {
 
 /// What is said of a scan that failed; errors that know more than this one stay as they are.
 pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> DataFusionError {
+    if content(&error).is_some() {
+        return error;
+    }
     let whose = format!("Delta table \"{name}\" in {place}");
     match of_store(&error) {
         Some(object_store::Error::NotFound { path, .. }) => {
@@ -277,6 +295,13 @@ pub(super) fn of_scan(error: DataFusionError, (name, place): (&str, &str)) -> Da
 
 /// The store's error that an error came from.
 fn of_store<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a object_store::Error> {
+    found(error)
+}
+
+/// The first error of a kind that an error came from.
+fn found<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

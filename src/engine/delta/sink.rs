@@ -52,6 +52,7 @@ pub(super) async fn plan(
     if operation == InsertOp::Replace {
         return not_impl_err!("cannot REPLACE INTO Delta table \"{}\"", log.name);
     }
+    log.check_write(&shelf.roots)?;
     let store = log.store()?;
     let now = EagerSnapshot::try_new(log.over(Arc::clone(&store)).as_ref(), None).await;
     let now = now.map_err(|error| log.told(error))?;

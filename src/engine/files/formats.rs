@@ -8,7 +8,8 @@ use super::columns;
 use super::records::Syntax;
 use super::source::{About, Source, of_parquet};
 use super::text::Text;
-use crate::error::{Error, message, sqlstate};
+use crate::engine::objects::is_remote;
+use crate::error::{Error, content, message, sqlstate};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
@@ -127,9 +128,14 @@ impl Format {
         self.inner.is::<ParquetFormat>()
     }
 
-    fn named(&self, error: DataFusionError, object: &ObjectMeta) -> DataFusionError {
+    fn named(
+        &self,
+        error: DataFusionError,
+        store: &Arc<dyn ObjectStore>,
+        object: &ObjectMeta,
+    ) -> DataFusionError {
         match self.is_parquet() {
-            true => of_parquet(error, &address(object)),
+            true => of_parquet(error, &address(store, object)),
             false => error,
         }
     }
@@ -141,6 +147,10 @@ impl Format {
         (state, store): (&dyn Session, &Arc<dyn ObjectStore>),
         objects: &[ObjectMeta],
     ) -> DataFusionError {
+        // The store names the file, which is not to blame.
+        if content(&error).is_some() {
+            return error;
+        }
         let mut before: Vec<(&ObjectMeta, SchemaRef)> = Vec::new();
         let mut sorted: Vec<&ObjectMeta> = objects.iter().collect();
         sorted.sort_by(|one, other| one.location.cmp(&other.location));
@@ -148,15 +158,15 @@ impl Format {
             let one = std::slice::from_ref(object);
             let schema = match self.inner.infer_schema(state, store, one).await {
                 Ok(schema) => schema,
-                Err(error) if self.is_parquet() => return self.named(error, object),
+                Err(error) if self.is_parquet() => return self.named(error, store, object),
                 Err(error) => return self.unlike(error, (state, store), objects, object).await,
             };
             let differing = before.iter().find_map(|(other, known)| {
                 let (column, was, is) = columns::differing(known, &schema)?;
                 Some(format!(
                     "{}: column \"{column}\" is {is}, in {} it is {was}",
-                    address(object),
-                    address(other)
+                    address(store, object),
+                    address(store, other)
                 ))
             });
             if let Some(why) = differing {
@@ -189,10 +199,10 @@ impl Format {
             _ => None,
         };
         let why = match (found, objects.len()) {
-            (Some((kind, why)), _) => format!("{kind}: {}: {why}", address(object)),
+            (Some((kind, why)), _) => format!("{kind}: {}: {why}", address(store, object)),
             // The statement names one file as its location.
             (None, 1) => return error,
-            (None, _) => format!("{}: {}", address(object), message(&error)),
+            (None, _) => format!("{}: {}", address(store, object), message(&error)),
         };
         let sqlstate = match sqlstate(&error) {
             "XX000" => "22P04",
@@ -314,8 +324,12 @@ pub(in crate::engine) fn nullable(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// A file as messages name it.
-fn address(object: &ObjectMeta) -> String {
-    format!("file:///{}", object.location)
+fn address(store: &Arc<dyn ObjectStore>, object: &ObjectMeta) -> String {
+    // One of an object store calls itself by its place.
+    match store.to_string() {
+        place if is_remote(&place) => format!("{place}/{}", object.location),
+        _ => format!("file:///{}", object.location),
+    }
 }
 
 fn tally(state: &dyn Session) -> Option<Arc<Tally>> {
@@ -361,7 +375,7 @@ impl FileFormat for Format {
         object: &ObjectMeta,
     ) -> Result<Statistics> {
         let stats = self.inner.infer_stats(state, store, schema, object).await;
-        stats.map_err(|e| self.named(e, object))
+        stats.map_err(|e| self.named(e, store, object))
     }
 
     async fn infer_ordering(
@@ -372,7 +386,7 @@ impl FileFormat for Format {
         object: &ObjectMeta,
     ) -> Result<Option<LexOrdering>> {
         let ordering = self.inner.infer_ordering(state, store, schema, object);
-        ordering.await.map_err(|e| self.named(e, object))
+        ordering.await.map_err(|e| self.named(e, store, object))
     }
 
     async fn infer_stats_and_ordering(
@@ -384,7 +398,7 @@ impl FileFormat for Format {
     ) -> Result<FileMeta> {
         let inner = &self.inner;
         let found = inner.infer_stats_and_ordering(state, store, schema, object);
-        found.await.map_err(|e| self.named(e, object))
+        found.await.map_err(|e| self.named(e, store, object))
     }
 
     async fn create_physical_plan(

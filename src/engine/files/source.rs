@@ -6,7 +6,7 @@
 use super::broken::Whole;
 use super::columns;
 use super::text::Text;
-use crate::error::{Error, message, sqlstate};
+use crate::error::{Error, content, message, sqlstate};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
@@ -164,6 +164,10 @@ pub(super) fn refused(error: &DataFusionError, why: String) -> DataFusionError {
 
 /// What is said of a Parquet file that cannot be read.
 pub(in crate::engine) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError {
+    // The store names the file, which is not to blame.
+    if content(&error).is_some() {
+        return error;
+    }
     let why = message(&error);
     match error.find_root() {
         DataFusionError::ParquetError(_) => {}
