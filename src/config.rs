@@ -207,6 +207,11 @@ pub const SERVER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub const SERVER_STARTUP_BYTES_MAX: usize = 10_000;
 /// Bytes of rows that are gathered before they are sent.
 pub const SERVER_SEND_BYTES: usize = 64 << 10;
+/// Bytes that the system keeps for a client and has not sent yet. With more, a client that reads slower than rows are made
+/// pays for their way through the system's queue in its own time.
+pub const SERVER_UNSENT_BYTES: u32 = 64 << 10;
+/// Bytes of a CopyData message that gathers rows; with its last row it mostly fits the 16 KiB that libpq reads at once.
+pub const SERVER_GATHER_BYTES: usize = 15 << 10;
 /// Bytes read from a client while its statement runs; one that sends more is not watched until the statement ends.
 pub const SERVER_AHEAD_BYTES_MAX: usize = 1 << 20;
 /// Rows of a COPY FROM STDIN that are inserted together.
@@ -484,10 +489,17 @@ pub fn hub_token() -> Option<String> {
     (!token.is_empty()).then_some(token)
 }
 
-/// The key that servers of models know this user by: `SAFEGUARD_API_KEY`. Never shown.
-pub fn endpoint_key() -> Option<String> {
-    let key = std::env::var("SAFEGUARD_API_KEY").ok()?.trim().to_owned();
-    (!key.is_empty()).then_some(key)
+/// How servers of models are spoken to: `SAFEGUARD_API_KEY` is the key that they know this user by, `SAFEGUARD_API_CA_FILE`
+/// a file of certificates.
+pub fn endpoint_access() -> EndpointAccess {
+    let set = |name: &str| {
+        let said = std::env::var(name).ok()?.trim().to_owned();
+        (!said.is_empty()).then_some(said)
+    };
+    EndpointAccess {
+        key: set("SAFEGUARD_API_KEY"),
+        ca_file: set("SAFEGUARD_API_CA_FILE").map(PathBuf::from),
+    }
 }
 
 /// A variable that a user named as the place of a secret. Never shown.

@@ -7,6 +7,7 @@
 mod calibrate;
 mod delta;
 mod estimate;
+mod exists;
 mod files;
 pub mod functions;
 pub mod golden;
@@ -37,7 +38,7 @@ use crate::backend::{Backend, ModelIdentity};
 use crate::classify;
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
-use crate::config::{Config, RolesLimits, endpoint_key};
+use crate::config::{Config, RolesLimits, endpoint_access};
 use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
 use crate::error::Error;
@@ -54,6 +55,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use delta::Deltas;
+use exists::ExistsAsValue;
 use functions::Function;
 use procedures::Procedure;
 use roots::Roots;
@@ -236,6 +238,7 @@ impl Engine {
             .with_catalog_list(Arc::clone(&self.catalogs))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_analyzer_rule(Arc::new(ExistsAsValue))
             .with_physical_optimizer_rule(Arc::new(CountThere));
         for (format, files) in SessionStateDefaults::default_table_factories() {
             let shelf = self.shelf.clone();
@@ -304,7 +307,7 @@ impl Engine {
 /// The model that the settings name, opened; blocks.
 fn backend(config: &Config) -> Result<Arc<dyn Backend>, Error> {
     if is_address(&config.model) {
-        let endpoint = Endpoint::open(&config.model, endpoint_key())?;
+        let endpoint = Endpoint::open(&config.model, endpoint_access())?;
         return Ok(Arc::new(endpoint));
     }
     let local = match models::resolve(&config.model, &config.models_dir)? {

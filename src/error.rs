@@ -139,7 +139,8 @@ fn source<E: std::error::Error + 'static>(error: &DataFusionError) -> Option<&E>
 fn of_backend(error: &BackendError) -> &'static str {
     match error {
         BackendError::Address(_) | BackendError::PolicyTooLong { .. } => "22023",
-        BackendError::Unreachable(_) => "08001",
+        BackendError::Unreachable(_) | BackendError::Untrusted(_) => "08001",
+        BackendError::Certificates(_) => "F0000",
         BackendError::Key(_) => "28000",
         BackendError::NoModel(_) => "42704",
         BackendError::Protocol(_) => "08P01",

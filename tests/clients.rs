@@ -85,7 +85,7 @@ fn scripts() -> PathBuf {
 }
 
 /// The Python that has the drivers, if there is one.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin/python");
     std::env::var_os("SAFEGUARD_CLIENTS_PYTHON")
         .map(PathBuf::from)

@@ -1,6 +1,7 @@
 //! Content in files as they lie: compressed, in folders below folders, by pattern.
 
 use crate::input::sql;
+use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
 use std::fs;
 
 #[test]
@@ -188,6 +189,8 @@ fn wrong_files(dir: &std::path::Path) {
         ("cut/b.parquet", rows),
         ("damaged/a.parquet", rows),
         ("damaged/b.parquet", rows),
+        ("groups/a.parquet", rows),
+        ("groups/b.parquet", rows),
         ("kinds/a.parquet", "SELECT 7 AS id, 8 AS body"),
         ("kinds/b.parquet", "SELECT 7 AS id, 'x' AS body"),
         ("less/a.parquet", "SELECT 7 AS id, 'x' AS body"),
@@ -195,7 +198,9 @@ fn wrong_files(dir: &std::path::Path) {
     ] {
         fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
         write.push("-c".to_owned());
-        write.push(format!("COPY ({select}) TO '{name}' STORED AS PARQUET"));
+        write.push(format!(
+            "COPY ({select}) TO '{name}' STORED AS PARQUET OPTIONS (format.max_row_group_size 2000)"
+        ));
     }
     let write: Vec<&str> = write.iter().map(String::as_str).collect();
     let said = sql(dir, &write);
@@ -205,6 +210,14 @@ fn wrong_files(dir: &std::path::Path) {
     let mut damaged = fs::read(dir.join("damaged/b.parquet")).unwrap();
     damaged[4..400].fill(0xff);
     fs::write(dir.join("damaged/b.parquet"), damaged).unwrap();
+    // The texts of the second of three row groups.
+    let path = dir.join("groups/b.parquet");
+    let file = SerializedFileReader::new(fs::File::open(&path).unwrap()).unwrap();
+    let (begin, length) = file.metadata().row_group(1).column(1).byte_range();
+    let mut damaged = fs::read(&path).unwrap();
+    let begin = usize::try_from(begin).unwrap();
+    damaged[begin..begin + usize::try_from(length).unwrap()].fill(0xff);
+    fs::write(path, damaged).unwrap();
 }
 
 /// What stands behind `CREATE EXTERNAL TABLE t`, a query, and all that is said; `{dir}` stands for the folder.
@@ -340,7 +353,25 @@ const SAID: &[(&str, &str, &str)] = &[
     (
         "(id BIGINT, body TEXT) STORED AS PARQUET LOCATION 'damaged/'",
         "SELECT sum(id), max(body) FROM t",
-        "ERROR:  XX001: file://{dir}/damaged/b.parquet is no Parquet file, or a damaged one: Unexpected struct field type 15",
+        "ERROR:  XX001: file://{dir}/damaged/b.parquet is damaged: row group 0 of 3 (rows 0 to 1999), column \"id\": Unexpected struct \
+      field type 15",
+    ),
+    (
+        "(id BIGINT, body TEXT) STORED AS PARQUET LOCATION 'groups/'",
+        "SELECT max(body) FROM t WHERE id > 0",
+        "ERROR:  XX001: file://{dir}/groups/b.parquet is damaged: row group 1 of 3 (rows 2000 to 3999), column \"body\": Unexpected \
+      struct field type 15",
+    ),
+    (
+        "(id BIGINT, body TEXT) STORED AS PARQUET LOCATION 'groups/'",
+        "SELECT sum(id) FROM t WHERE id > 0",
+        "",
+    ),
+    (
+        "(id BIGINT, body TEXT) STORED AS PARQUET LOCATION 'groups/'",
+        "SELECT sum(id) FROM t WHERE length(body) > 4",
+        "ERROR:  XX001: file://{dir}/groups/b.parquet is damaged: row group 1 of 3 (rows 2000 to 3999), column \"body\": Unexpected \
+      struct field type 15",
     ),
     // Files of one folder that are not alike.
     (

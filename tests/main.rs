@@ -20,6 +20,8 @@ mod estimates;
 mod files;
 /// Bad input, name by name: the exact message, its SQLSTATE and its hint.
 mod input;
+/// A model on a real llama-server.
+mod llama;
 /// Models on disk: pulled, listed, verified, made.
 mod models;
 /// Content in object stores.

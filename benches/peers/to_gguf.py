@@ -148,17 +148,20 @@ def write_vocabulary(out: gguf.GGUFWriter, folder: Path, config: dict) -> None:
     """tokenizer.json's tokens, or placeholders; llama.cpp refuses a file without any."""
     tokens = [f"[{i}]" for i in range(config["vocab_size"])]
     kinds = [gguf.TokenType.UNUSED] * len(tokens)
-    merges = ["[ 0"]
+    merges, cut = ["[ 0"], "gpt-4o"
     path = folder / "tokenizer.json"
     if path.exists():
         tokenizer = json.loads(path.read_text())
         merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+        if tokenizer["model"].get("ignore_merges"):
+            # llama.cpp's name for the same way to cut words where a whole word of the vocabulary is not cut further.
+            cut = "granite-embed-multi-97m"
         for token, at in tokenizer["model"]["vocab"].items():
             tokens[at], kinds[at] = token, gguf.TokenType.NORMAL
         for added in tokenizer["added_tokens"]:
             tokens[added["id"]], kinds[added["id"]] = added["content"], gguf.TokenType.CONTROL
     out.add_tokenizer_model("gpt2")
-    out.add_tokenizer_pre("gpt-4o")
+    out.add_tokenizer_pre(cut)
     out.add_token_list(tokens)
     out.add_token_types(kinds)
     out.add_token_merges(merges)

@@ -181,6 +181,12 @@ pub enum BackendError {
     /// A server does not let us in.
     #[error("{0}")]
     Key(String),
+    /// A server's certificate is not to be trusted, or it does not encrypt.
+    #[error("{0}")]
+    Untrusted(String),
+    /// A file of certificates cannot be used.
+    #[error("{0}")]
+    Certificates(String),
     /// A server does not have the model.
     #[error("{0}")]
     NoModel(String),

@@ -231,7 +231,7 @@ fn verify(model: &str, models: &Path, allow_swap: bool) -> Result<ExitCode, Erro
         unwritten = unwritten.take().or(line.and_then(|()| out.flush()).err());
     };
     let sound = match is_address(model) {
-        true => models::verify_address(model, config::endpoint_key(), &mut told),
+        true => models::verify_address(model, config::endpoint_access(), &mut told),
         false => models::verify(&models::resolve(model, models)?, allow_swap, &mut told),
     };
     Ok(match (unwritten, sound) {

@@ -2,6 +2,10 @@
 
 /// Seconds that an attached database has to let us in.
 pub const SERVER_CONNECT_SECONDS: u64 = 10;
+/// Connections over which one table of an attached database may be read at once.
+pub const SERVER_READERS_MAX: usize = 16;
+/// Pages of a table for each connection that reads it: a smaller part is not worth one.
+pub const SERVER_SPLIT_PAGES_MIN: u64 = 128;
 /// Seconds for which the tables of an attached database are taken to be as they were.
 pub const SERVER_CATALOG_SECONDS: u64 = 5;
 /// Bytes of a batch read from an attached database, and of one that is sent to it.

@@ -1,6 +1,26 @@
 //! Limits of models on servers.
 
 use super::ANALYSIS_TOKENS_MAX;
+use std::fmt;
+use std::path::PathBuf;
+
+/// How servers of models are spoken to.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct EndpointAccess {
+    /// The key that they know this user by. Never shown.
+    pub key: Option<String>,
+    /// Certificates (PEM) by which servers are trusted, in place of the public ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for EndpointAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.as_ref().map(|_| "..");
+        let mut shown = f.debug_struct("EndpointAccess");
+        shown.field("key", &key).field("ca_file", &self.ca_file);
+        shown.finish()
+    }
+}
 
 /// Servers behind one model.
 pub const ENDPOINT_REPLICAS_MAX: usize = 64;

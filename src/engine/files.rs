@@ -6,6 +6,7 @@
 mod broken;
 mod columns;
 mod formats;
+mod groups;
 mod patterns;
 mod records;
 mod source;

@@ -6,18 +6,24 @@
 use super::verify::{Finding, LABELS, Level, POLICY, TEXTS, finding};
 use crate::backend::endpoint::{Endpoint, Ways};
 use crate::backend::{Answer, Backend, BackendError, Prompt, PromptPolicy, Reply};
+use crate::config::{
+    ENDPOINT_REPLY_TOKENS_MAX, EndpointAccess, POLICY_TOKENS_MAX, TEXT_TOKENS_MAX,
+};
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Tokens of the longest question with its reply, without the few of the template.
+const NEEDED: u64 = (POLICY_TOKENS_MAX + TEXT_TOKENS_MAX + ENDPOINT_REPLY_TOKENS_MAX) as u64;
+
 /// Looks at the servers behind addresses; whether nothing failed. Waits for the network; to be called in a tokio runtime.
-pub fn verify_address(said: &str, key: Option<String>, told: &mut dyn FnMut(Finding)) -> bool {
+pub fn verify_address(said: &str, access: EndpointAccess, told: &mut dyn FnMut(Finding)) -> bool {
     let mut sound = true;
     let mut tell = |check, level, detail| {
         sound &= level != Level::Fail;
         told(finding(check, level, detail));
     };
-    let endpoint = match Endpoint::open(said, key) {
+    let endpoint = match Endpoint::open(said, access) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             tell("server", Level::Fail, error.to_string());
@@ -32,6 +38,13 @@ pub fn verify_address(said: &str, key: Option<String>, told: &mut dyn FnMut(Find
                 let has = format!("{} has {}", found.address, ways.model);
                 tell("server", Level::Ok, has);
                 (scores, ()) = (ways.logprobs, describe(ways, &mut tell));
+                if let Some(context) = found.context.filter(|context| *context < NEEDED) {
+                    let detail = format!(
+                        "{context} tokens for a policy, a text and an analysis, of which the longest that are put have \
+                         {NEEDED}: what does not fit is undecided"
+                    );
+                    tell("context", Level::Note, detail);
+                }
             }
         }
     }

@@ -16,10 +16,12 @@ mod tables;
 
 pub(super) use provider::{fixed_oid, has_table, is_empty};
 
+use super::casts::Casts;
 use super::settings::Settings;
 use crate::engine::CATALOG;
 use datafusion::common::DataFusionError;
 use datafusion::prelude::SessionContext;
+use pgwire::api::Type;
 use provider::{PgCatalog, Shared};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,7 +71,10 @@ impl Catalog {
     pub fn install(&self, context: &SessionContext, facts: Facts) {
         let facts = Arc::new(facts);
         let state = context.state_ref();
-        state.write().config_mut().set_extension(Arc::clone(&facts));
+        let mut written = state.write();
+        written.config_mut().set_extension(Arc::clone(&facts));
+        written.add_analyzer_rule(Arc::new(Casts::new()));
+        drop(written);
         functions::register(context, &self.shared, &facts);
     }
 }
@@ -86,10 +91,30 @@ fn micros() -> i64 {
 fn function_type(oid: i32) -> String {
     match oid {
         2249 => "record".to_owned(),
-        25 => "text".to_owned(),
-        oid => relations::type_name(oid, None, &|_| None),
+        oid => relations::type_name(oid, None, &|oid| {
+            let known = u32::try_from(oid).ok().and_then(Type::from_oid);
+            known.map(|known| known.name().to_owned())
+        }),
     }
 }
 
 #[cfg(test)]
 mod client_tests;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_type_of_a_function_has_a_name() {
+        let cases = [
+            (20, "bigint"),
+            (25, "text"),
+            (1009, "text[]"),
+            (1016, "bigint[]"),
+            (1184, "timestamp with time zone"),
+            (2249, "record"),
+        ];
+        for (oid, name) in cases {
+            assert_eq!(super::function_type(oid), name);
+        }
+    }
+}

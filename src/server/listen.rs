@@ -6,6 +6,8 @@
 use super::Shared;
 use super::connection::Shutdown;
 use super::startup::{self, Peer};
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use crate::config::SERVER_UNSENT_BYTES;
 use crate::config::{SERVER_KEEPALIVE_SECONDS, SERVER_REFUSAL_MS, SERVER_REFUSALS_MAX};
 use crate::error::Error;
 use socket2::{SockRef, TcpKeepalive};
@@ -76,11 +78,7 @@ impl Server {
                 continue;
             };
             self.shared.counters.accepted.add();
-            let _ = stream.set_nodelay(true);
-            // A client whose machine vanished says nothing: the system asks it.
-            let alive =
-                TcpKeepalive::new().with_time(Duration::from_secs(SERVER_KEEPALIVE_SECONDS));
-            let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
+            tune(&stream);
             let peer = Peer {
                 address,
                 local: self.address,
@@ -113,6 +111,18 @@ impl Server {
     }
 }
 
+/// Sets what can be set: a connection without is served too.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    // A client whose machine vanished says nothing: the system asks it.
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(SERVER_KEEPALIVE_SECONDS));
+    let _ = socket.set_tcp_keepalive(&alive);
+    // Bytes under way are not limited by this, so that distant clients lose nothing.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = socket.set_tcp_notsent_lowat(SERVER_UNSENT_BYTES);
+}
+
 async fn served(
     shared: Arc<Shared>,
     (stream, peer): (TcpStream, Peer),
@@ -128,4 +138,22 @@ async fn served(
 async fn refused(shared: Arc<Shared>, stream: TcpStream, _place: OwnedSemaphorePermit) {
     let most = Duration::from_millis(SERVER_REFUSAL_MS);
     let _ = timeout(most, startup::refuse(shared, stream)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn little_waits_in_the_system() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(client, listener.accept());
+        let (stream, _) = accepted.unwrap();
+        tune(&stream);
+        let socket = SockRef::from(&stream);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), SERVER_UNSENT_BYTES);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    }
 }

@@ -8,6 +8,7 @@
 
 mod adjust;
 pub mod cancel;
+mod casts;
 pub mod catalog;
 pub mod connection;
 mod copy;

@@ -3,6 +3,7 @@
 //! Takes statements with parameters, says their types and columns, fills values in. A statement is planned when it is
 //! prepared and again when tables or settings changed since: a plan holds the tables that it was made with.
 
+use super::casts::as_type;
 use super::cursor::Cursor;
 use super::encode::{Columns, Display, Zone, pg_type};
 use super::failure::Failure;
@@ -257,13 +258,13 @@ impl Prepared {
     ///
     /// # Errors
     /// What cannot be cast.
-    pub fn cast(&self, values: Vec<ScalarValue>) -> Result<Vec<ScalarValue>, Failure> {
+    pub fn cast(&self, values: Vec<ScalarValue>, zone: &Zone) -> Result<Vec<ScalarValue>, Failure> {
         let typed = values.into_iter().zip(&self.wanted).zip(&self.parameters);
         typed
             .map(|((value, wanted), oid)| {
                 let wanted = wanted.clone().or_else(|| params::arrow_type(*oid));
                 match wanted {
-                    Some(wanted) => Ok(value.cast_to(&wanted)?),
+                    Some(wanted) => Ok(as_type(&value, &wanted, zone)?),
                     None => Ok(value),
                 }
             })

@@ -97,7 +97,7 @@ impl Session {
             true => Vec::new(),
             false => self.constants(values).await?,
         };
-        let bound = prepared.cast(bound)?;
+        let bound = prepared.cast(bound, &self.display().time_zone)?;
         let Some(statement) = prepared.statement.clone() else {
             return Ok(Outcome::Tag("EXECUTE".to_owned()));
         };

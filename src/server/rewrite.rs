@@ -82,6 +82,7 @@ impl VisitorMut for Rewriter {
         if self.depth == 1 {
             casts::shown(&mut select.projection);
         }
+        calls::series(&mut select.projection);
         lookups::skip_for_empty(select);
         lookups::table_oids(select);
         ControlFlow::Continue(())

@@ -468,6 +468,17 @@ class JdbcProbe {
                 var bytes = new java.io.ByteArrayOutputStream();
                 copy.copyOut("COPY lab TO STDOUT (FORMAT binary)", bytes);
                 same(copy.copyIn("COPY lab FROM STDIN (FORMAT binary)", new java.io.ByteArrayInputStream(bytes.toByteArray())), 3L);
+                for (String form : oracle ? new String[0] : new String[] {"text", "csv", "binary"}) {
+                    String many = "COPY (SELECT id, body FROM posts ORDER BY id) TO STDOUT (FORMAT " + form;
+                    var one = new java.io.ByteArrayOutputStream();
+                    same(copy.copyOut(many + ")", one), 20000L);
+                    var gathered = new java.io.ByteArrayOutputStream();
+                    same(copy.copyOut(many + ", GATHER)", gathered), 20000L);
+                    same(java.util.Arrays.equals(one.toByteArray(), gathered.toByteArray()), true);
+                    try (var stream = new org.postgresql.copy.PGCopyInputStream((org.postgresql.PGConnection) c, many + ", GATHER)")) {
+                        same(java.util.Arrays.equals(one.toByteArray(), stream.readAllBytes()), true);
+                    }
+                }
                 refused("22P02", () -> copy.copyIn("COPY lab FROM STDIN", new java.io.StringReader("x\ty\n")));
                 same(query(c, "SELECT count(*) FROM lab"), List.of("6"));
                 c.createStatement().execute("DELETE FROM lab");

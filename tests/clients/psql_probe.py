@@ -120,6 +120,7 @@ for name, text, said, absent in DESCRIBE:
 @probe(only_ours=True)
 def describe_our_functions():
     out = output("\\df safeguard*\n")
+    holds("???" not in out, out)
     for name in ("safeguard_classify", "safeguard_violates", "safeguard_score", "safeguard_verdict", "safeguard_tokens"):
         holds(name in out, f"no {name} in {out!r}")
     out = output("\\df+ safeguard_classify\n")
@@ -265,6 +266,17 @@ def copy_binary():
                f"\\copy lab FROM '{one}' (FORMAT binary)\n\\copy (SELECT * FROM lab ORDER BY id) TO '{two}' WITH (FORMAT binary)\n")
         same(one.read_bytes(), two.read_bytes())
         same(len(one.read_bytes()), 19 + 2 + 12 + 5 + 2 + 12 + 4 + 2)
+
+
+@probe(only_ours=True)
+def copy_gathered():
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = Path(folder, "one"), Path(folder, "two")
+        for form in ("text", "csv", "binary"):
+            for target, more in ((one, ""), (two, ", GATHER")):
+                output(f"\\copy (SELECT * FROM posts ORDER BY id) TO '{target}' (FORMAT {form}{more})\n")
+            holds(one.read_bytes() == two.read_bytes(), form)
+            holds(one.stat().st_size > 100_000, one.stat().st_size)
 
 
 @probe

@@ -11,6 +11,7 @@
 """
 
 import decimal
+import io
 import os
 import signal
 import struct
@@ -20,6 +21,7 @@ import threading
 import time
 
 import psycopg
+import psycopg2
 
 from probes import PAIRS, SERVER, STOP_SECONDS, holds, probe, refused, same, slow, within, works_or_refused
 
@@ -283,6 +285,32 @@ def copy_out_binary():
         with c.cursor().copy(f"COPY {ORDERED} TO STDOUT (FORMAT binary)") as copy:
             copy.set_types(["int8", "text"])
             same(list(copy.rows()), LAB)
+
+
+@probe
+def copy_out_a_message_a_row():
+    with SERVER.connect() as c:
+        for form in ("text", "csv", "binary"):
+            with c.cursor().copy(f"COPY (SELECT id, body FROM posts) TO STDOUT (FORMAT {form})") as copy:
+                same(sum(1 for _ in copy), 20000 + (form == "binary"), form)
+
+
+@probe(only_ours=True)
+def copy_out_gathered():
+    with SERVER.connect() as c, psycopg2.connect(SERVER.dsn) as two:
+        for form in ("text", "csv, HEADER", "binary"):
+            sql = f"COPY (SELECT id, body FROM posts ORDER BY id) TO STDOUT (FORMAT {form}%s)"
+            cursor, out = c.cursor(), io.BytesIO()
+            with cursor.copy(sql % ", GATHER") as copy:
+                parts = [bytes(part) for part in copy]
+            same(cursor.rowcount, 20000)
+            wanted = copied(c, sql % "")
+            same(b"".join(parts), wanted, form)
+            holds(len(parts) < 400, len(parts))
+            with two.cursor() as cursor:
+                cursor.copy_expert(sql % ", GATHER", out)
+            same(out.getvalue(), wanted, f"psycopg2, {form}")
+        refused("0A000", lambda: copied(c, "COPY lab FROM STDIN (GATHER)"))
 
 
 @probe

@@ -41,6 +41,8 @@ pub struct Skills {
     pub chat: bool,
     pub logprobs: bool,
     pub stream: bool,
+    /// Whether a connection serves one request, and closes when it is asked for another.
+    pub once: bool,
     pub models: Vec<&'static str>,
     pub key: Option<&'static str>,
     pub latency: Duration,
@@ -54,6 +56,7 @@ impl Default for Skills {
             chat: true,
             logprobs: true,
             stream: true,
+            once: false,
             models: vec![MODEL],
             key: None,
             latency: Duration::ZERO,
@@ -189,7 +192,7 @@ impl Drop for InHand<'_> {
 async fn serve(stream: TcpStream, skills: &Skills, seen: &Seen) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
-    loop {
+    for served in 0.. {
         let mut line = String::new();
         if stream.read_line(&mut line).await? == 0 {
             return Ok(());
@@ -213,6 +216,9 @@ async fn serve(stream: TcpStream, skills: &Skills, seen: &Seen) -> std::io::Resu
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if skills.once && served > 0 {
+            return Ok(());
+        }
         if skills
             .key
             .is_some_and(|wanted| key.as_deref() != Some(wanted))
@@ -231,6 +237,7 @@ async fn serve(stream: TcpStream, skills: &Skills, seen: &Seen) -> std::io::Resu
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Whether the connection stays open.

@@ -178,6 +178,21 @@ async fn a_reply_without_end_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_closed_meanwhile_is_no_fault() {
+    let once = Skills {
+        once: true,
+        ..Skills::default()
+    };
+    let double = Double::start(once).await;
+    let endpoint = open(&double).await;
+    for _ in 0..10 {
+        let reply = endpoint.ask(prompt("bad", Mode::Reason)).await;
+        assert_eq!(label(&reply), Ok(1));
+    }
+    assert_eq!((endpoint.sent(), double.asked().len()), (10, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_opened_says_why_and_never_the_key() {
     let locked = Double::start(Skills {
         key: Some("right-key"),

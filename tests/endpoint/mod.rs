@@ -1,12 +1,14 @@
 //! A model on servers, against a server double: how it is asked, what it says, and what goes wrong.
 
 mod double;
+mod encrypted;
 mod faults;
 mod many;
 
 use double::{Double, MODEL, Skills};
 use safeguard::backend::endpoint::{Endpoint, Form, Tuning};
 use safeguard::backend::{Answer, Backend, BackendError, NoAnswer, Prompt, PromptPolicy, Reply};
+use safeguard::config::EndpointAccess;
 use safeguard::model::tokenizer::Tokenizer;
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::sync::{Arc, LazyLock};
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::o200k_harmony);
 
-fn tokenizer() -> &'static Tokenizer {
+pub(crate) fn tokenizer() -> &'static Tokenizer {
     &TOKENIZER
 }
 
@@ -49,8 +51,19 @@ async fn open_with(
     key: Option<&str>,
     tuning: Tuning,
 ) -> Result<Endpoint, BackendError> {
-    let key = key.map(str::to_owned);
-    let opened = tokio::task::spawn_blocking(move || Endpoint::open_with(&said, key, tuning));
+    let access = EndpointAccess {
+        key: key.map(str::to_owned),
+        ca_file: None,
+    };
+    open_as(said, access, tuning).await
+}
+
+async fn open_as(
+    said: String,
+    access: EndpointAccess,
+    tuning: Tuning,
+) -> Result<Endpoint, BackendError> {
+    let opened = tokio::task::spawn_blocking(move || Endpoint::open_with(&said, access, tuning));
     opened.await.expect("no panic")
 }
 

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod cut;
+mod parallel;
 mod reads;
 mod tls;
 mod writes;

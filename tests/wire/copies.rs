@@ -16,9 +16,29 @@ async fn copy_in(client: &Client, sql: &str, data: &[u8]) -> Result<u64, tokio_p
 }
 
 async fn copy_out(client: &Client, sql: &str) -> Vec<u8> {
+    messages(client, sql).await.concat()
+}
+
+async fn messages(client: &Client, sql: &str) -> Vec<Bytes> {
     let rows = client.copy_out(sql).await.unwrap();
-    let pieces: Vec<Bytes> = rows.try_collect().await.unwrap();
-    pieces.concat()
+    rows.try_collect().await.unwrap()
+}
+
+/// Drivers take a message for a row, and one that need not can say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_a_row_unless_they_are_gathered() {
+    let wire = Wire::start(config()).await;
+    let (client, _) = wire.connect("ann").await;
+    let rows = "(SELECT i, 'row ' || i FROM generate_series(1, 20000) AS s(i) ORDER BY i)";
+    let ends = [("text", 0), ("csv", 0), ("binary", 1)];
+    for (form, trailer) in ends {
+        let one = messages(&client, &format!("COPY {rows} TO STDOUT (FORMAT {form})")).await;
+        assert_eq!(one.len(), 20_000 + trailer, "{form}");
+        let sql = format!("COPY {rows} TO STDOUT (FORMAT {form}, GATHER)");
+        let gathered = messages(&client, &sql).await;
+        assert_eq!(gathered.concat(), one.concat(), "{form}");
+        assert!(gathered.len() < 100, "{form}: {}", gathered.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,15 +4,17 @@
 //! about it. A request runs on a thread for blocking work and owns its connection: whoever drops the future closes the
 //! connection at once, so that the server stops. Knows nothing of prompts or labels, and puts the key into no message.
 
-use super::Tuning;
 use super::wire::Said;
-use crate::config::{ENDPOINT_BODY_BYTES_MAX, ENDPOINT_WORDS_MAX};
+use super::{Tuning, tls};
+use crate::backend::BackendError;
+use crate::config::{ENDPOINT_BODY_BYTES_MAX, ENDPOINT_WORDS_MAX, EndpointAccess};
 use serde_json::Value;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, StatusCode};
+use ureq::tls::TlsConfig;
 
 /// Why a request gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,12 @@ pub(super) enum Fault {
     },
     /// It may be dead, or this connection is.
     Down(String),
+    /// The connection was closed before a reply began.
+    Gone(String),
     /// It did not answer in time.
     Slow(String),
+    /// Whoever answers is not known to be the server: nothing was sent.
+    Untrusted(String),
     /// It will say the same again.
     Final { why: String, kind: Refusal },
 }
@@ -52,6 +58,7 @@ impl Fault {
     pub(super) fn why(&self) -> &str {
         match self {
             Fault::Busy { why, .. } | Fault::Down(why) | Fault::Slow(why) => why,
+            Fault::Gone(why) | Fault::Untrusted(why) => why,
             Fault::Final { why, .. } => why,
         }
     }
@@ -67,6 +74,28 @@ impl fmt::Debug for Key {
     }
 }
 
+/// The way to all servers of a model.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    key: Option<Key>,
+    tls: TlsConfig,
+    tuning: Tuning,
+}
+
+impl Way {
+    pub(super) fn new(access: EndpointAccess, tuning: Tuning) -> Result<Way, BackendError> {
+        let mut tls = TlsConfig::builder();
+        if let Some(file) = &access.ca_file {
+            tls = tls.root_certs(tls::roots(file)?);
+        }
+        Ok(Way {
+            key: access.key.map(Key),
+            tls: tls.build(),
+            tuning,
+        })
+    }
+}
+
 /// A server.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -76,6 +105,25 @@ pub(super) struct Client {
     config: ureq::config::Config,
     /// Each with one connection at the most, which nobody uses.
     idle: Mutex<Vec<ureq::Agent>>,
+}
+
+/// A model in a server's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// Tokens of one prompt with its reply, where the server tells.
+    pub(super) context: Option<u64>,
+}
+
+impl Listed {
+    /// llama-server tells the context in one place, vLLM and SGLang in another.
+    fn read(model: &Value) -> Option<Listed> {
+        let context = model.pointer("/meta/n_ctx").or(model.get("max_model_len"));
+        Some(Listed {
+            name: model.get("id")?.as_str()?.to_owned(),
+            context: context.and_then(Value::as_u64),
+        })
+    }
 }
 
 /// Closes a request's connection unless it was done.
@@ -90,7 +138,8 @@ impl Drop for Cut {
 }
 
 impl Client {
-    pub(super) fn new(base: &str, key: Option<Key>, tuning: &Tuning) -> Client {
+    pub(super) fn new(base: &str, way: &Way) -> Client {
+        let Way { key, tls, tuning } = way.clone();
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A redirected POST would lose its body, and the key is for this server alone.
@@ -100,11 +149,16 @@ impl Client {
             .user_agent(concat!("safeguard-sql/", env!("CARGO_PKG_VERSION")))
             .max_idle_connections(1)
             .max_idle_connections_per_host(1)
+            .tls_config(tls)
             .timeout_resolve(Some(tuning.connect))
             .timeout_connect(Some(tuning.connect))
             .timeout_global(Some(tuning.reply));
         // No proxy reaches this machine's own addresses as this machine does.
-        if base.starts_with("http://127.0.0.1:") || base.starts_with("http://localhost:") {
+        let (_, host) = base.split_once("://").unwrap_or(("", base));
+        if ["127.0.0.1:", "localhost:", "[::1]:"]
+            .iter()
+            .any(|own| host.starts_with(own))
+        {
             config = config.proxy(None);
         }
         Client {
@@ -121,7 +175,24 @@ impl Client {
         path: &'static str,
         body: Value,
     ) -> Result<Said, Fault> {
-        let agent = self.agent();
+        let body = Arc::new(body);
+        let idle = self.idle().pop();
+        if let Some(agent) = idle {
+            match self.post_by(agent, path, Arc::clone(&body)).await {
+                // Servers close what nobody uses, and llama-server closes what it has streamed over: no fault of theirs.
+                Err(Fault::Gone(_)) => {}
+                said => return said,
+            }
+        }
+        self.post_by(self.config.new_agent(), path, body).await
+    }
+
+    async fn post_by(
+        self: &Arc<Self>,
+        agent: ureq::Agent,
+        path: &'static str,
+        body: Arc<Value>,
+    ) -> Result<Said, Fault> {
         let mut cut = Cut(Some(agent.clone()));
         let client = Arc::clone(self);
         let called = tokio::task::spawn_blocking(move || client.call(&agent, path, &body)).await;
@@ -138,16 +209,15 @@ impl Client {
         self.call(&self.agent(), path, body)
     }
 
-    /// Names of the models that the server has.
-    pub(super) fn models(&self) -> Result<Vec<String>, Fault> {
+    /// The models that the server has.
+    pub(super) fn models(&self) -> Result<Vec<Listed>, Fault> {
         let agent = self.agent();
         let request = agent.get(format!("{}/models", self.base));
         let response = self.named(request).call().map_err(|e| self.unsent(&e))?;
         let text = self.text(self.accepted(response)?)?;
         let listed: Value = serde_json::from_str(&text).map_err(|_| self.no_json(&text))?;
-        let named = |model: &Value| Some(model.get("id")?.as_str()?.to_owned());
         match listed.get("data").and_then(Value::as_array) {
-            Some(models) => Ok(models.iter().filter_map(named).collect()),
+            Some(models) => Ok(models.iter().filter_map(Listed::read).collect()),
             None => Err(Fault::Down(format!("{}/models lists no models", self.base))),
         }
     }
@@ -200,7 +270,7 @@ impl Client {
             };
             if data == "[DONE]" {
                 // Reads what frames the body, so that the connection can be used again.
-                let _ = std::io::copy(&mut lines.take(left), &mut std::io::sink());
+                let _ = io::copy(&mut lines.take(left), &mut io::sink());
                 return Ok(());
             }
             let event: Value = serde_json::from_str(data).map_err(|_| self.no_json(data))?;
@@ -272,7 +342,11 @@ impl Client {
     }
 
     fn unsent(&self, error: &ureq::Error) -> Fault {
+        if let Some(why) = tls::untrusted(error) {
+            return Fault::Untrusted(format!("{}: {why}", self.base));
+        }
         match error {
+            ureq::Error::Io(io) if is_closed(io) => Fault::Gone(format!("{}: {error}", self.base)),
             ureq::Error::Timeout(_) => self.slow(),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 Fault::other(format!("{}: {error}", self.base))
@@ -281,12 +355,12 @@ impl Client {
         }
     }
 
-    fn unread(&self, error: &std::io::Error) -> Fault {
+    fn unread(&self, error: &io::Error) -> Fault {
         let timeout = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<ureq::Error>())
             .is_some_and(|inner| matches!(inner, ureq::Error::Timeout(_)));
-        match timeout || error.kind() == std::io::ErrorKind::TimedOut {
+        match timeout || error.kind() == io::ErrorKind::TimedOut {
             true => self.slow(),
             false => Fault::Down(format!("{}: the reply was cut: {error}", self.base)),
         }
@@ -332,6 +406,18 @@ impl Client {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<ureq::Agent>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the other side has closed a connection that stood.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let kinds = [
+        BrokenPipe,
+        ConnectionAborted,
+        ConnectionReset,
+        UnexpectedEof,
+    ];
+    kinds.contains(&error.kind())
 }
 
 /// Seconds; a date is left to our own pauses.

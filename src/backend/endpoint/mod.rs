@@ -12,6 +12,7 @@ mod http;
 mod probe;
 mod replicas;
 mod reply;
+mod tls;
 mod wire;
 
 pub use address::is_address;
@@ -19,7 +20,7 @@ pub use probe::Ways;
 pub use wire::Form;
 
 use self::address::Addresses;
-use self::http::{Client, Fault, Key};
+use self::http::{Client, Fault, Way};
 use self::probe::Unusable;
 use self::replicas::{Pick, Replicas, pause};
 use self::wire::{Put, Said, Want};
@@ -28,7 +29,7 @@ use super::labels::LabelTrie;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
 use crate::config::{
     ENDPOINT_CONNECT_MS, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_PAUSE_MS, ENDPOINT_PREFIXES_MAX,
-    ENDPOINT_REPLY_MS, ENDPOINT_TRIES_MAX, POLICY_TOKENS_MAX,
+    ENDPOINT_REPLY_MS, ENDPOINT_TRIES_MAX, EndpointAccess, POLICY_TOKENS_MAX,
 };
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use safeguard_udfs::{Effort, Lane, Mode};
@@ -67,6 +68,8 @@ pub struct Found {
     pub address: String,
     /// What it can do, or why it did not answer.
     pub ways: Result<Ways, String>,
+    /// Tokens of one prompt with its reply, where it tells.
+    pub context: Option<u64>,
 }
 
 type Prefix = Result<Arc<Vec<u32>>, TooMany>;
@@ -93,9 +96,10 @@ impl Endpoint {
     /// server what it can do; blocks until they have answered. Those that do not answer are tried again later.
     ///
     /// # Errors
-    /// An address that is none, a server that refuses, servers of different models, none that answers.
-    pub fn open(said: &str, key: Option<String>) -> Result<Endpoint, BackendError> {
-        Endpoint::open_with(said, key, Tuning::default())
+    /// An address that is none, a server that refuses or is not to be trusted, servers of different models, none that
+    /// answers.
+    pub fn open(said: &str, access: EndpointAccess) -> Result<Endpoint, BackendError> {
+        Endpoint::open_with(said, access, Tuning::default())
     }
 
     /// The same with another patience.
@@ -104,14 +108,14 @@ impl Endpoint {
     /// As [`Endpoint::open`].
     pub fn open_with(
         said: &str,
-        key: Option<String>,
+        access: EndpointAccess,
         tuning: Tuning,
     ) -> Result<Endpoint, BackendError> {
         let Addresses { bases, model } = Addresses::parse(said)?;
-        let key = key.map(Key);
+        let way = Way::new(access, tuning)?;
         let clients: Vec<Arc<Client>> = bases
             .iter()
-            .map(|base| Arc::new(Client::new(base, key.clone(), &tuning)))
+            .map(|base| Arc::new(Client::new(base, &way)))
             .collect();
         let template = Template::released();
         let harmony = Harmony::new(Arc::new(Tokenizer::o200k_harmony()), template.clone());
@@ -129,7 +133,7 @@ impl Endpoint {
                 }
                 Ok(looked) => Ok(looked),
             };
-            if let Ok(own) = &looked {
+            if let Ok((own, _)) = &looked {
                 let (base, first) = ways.get_or_insert_with(|| (client.base.clone(), own.clone()));
                 if first != own {
                     return Err(differ((base, first), (&client.base, own)));
@@ -137,7 +141,8 @@ impl Endpoint {
             }
             found.push(Found {
                 address: client.base.clone(),
-                ways: looked,
+                context: looked.as_ref().ok().and_then(|(_, context)| *context),
+                ways: looked.map(|(ways, _)| ways),
             });
         }
         let Some((_, ways)) = ways else {

@@ -58,17 +58,19 @@ impl Unusable {
                 Refusal::Key => BackendError::Key(why),
                 _ => BackendError::Protocol(why),
             }),
+            Fault::Untrusted(why) => Unusable::Never(BackendError::Untrusted(why)),
             passing => Unusable::Down(passing.why().to_owned()),
         }
     }
 }
 
-/// Looks at a server whose model is called `named`, or is the only one of its family.
+/// Looks at a server whose model is called `named`, or is the only one of its family. Gives its context beside how it is
+/// asked, where it tells.
 pub(super) fn look(
     client: &Client,
     harmony: &Harmony,
     named: Option<&str>,
-) -> Result<Ways, Unusable> {
+) -> Result<(Ways, Option<u64>), Unusable> {
     let missing = |fault| match fault {
         Fault::Final {
             kind: Refusal::Missing,
@@ -79,8 +81,11 @@ pub(super) fn look(
         ))),
         other => Unusable::of(other),
     };
-    let model = choose(&client.base, client.models().map_err(missing)?, named);
-    let model = model.map_err(Unusable::Never)?;
+    let listed = client.models().map_err(missing)?;
+    let names = listed.iter().map(|model| model.name.clone()).collect();
+    let model = choose(&client.base, names, named).map_err(Unusable::Never)?;
+    let chosen = listed.iter().find(|listed| listed.name == model);
+    let context = chosen.and_then(|listed| listed.context);
     let mut ways = Ways {
         model,
         completions: None,
@@ -90,7 +95,7 @@ pub(super) fn look(
     };
     completions(client, harmony, &mut ways)?;
     reasoned(client, harmony, &mut ways)?;
-    Ok(ways)
+    Ok((ways, context))
 }
 
 fn choose(base: &str, models: Vec<String>, named: Option<&str>) -> Result<String, BackendError> {
@@ -144,6 +149,7 @@ fn completions(client: &Client, harmony: &Harmony, ways: &mut Ways) -> Result<()
                 Err(fault @ (Fault::Busy { .. } | Fault::Slow(_))) => {
                     return Err(Unusable::of(fault));
                 }
+                Err(fault @ Fault::Untrusted(_)) => return Err(Unusable::of(fault)),
                 // Servers say in many ways that they do not do this.
                 Err(_) => continue,
             };

@@ -203,7 +203,9 @@ impl Replicas {
                 replica.halve(begun, now);
                 replica.failed(begun, now);
             }
-            Some(Fault::Down(_)) => replica.failed(begun, now),
+            Some(Fault::Down(_) | Fault::Gone(_) | Fault::Untrusted(_)) => {
+                replica.failed(begun, now)
+            }
         }
         self.outage = match self.all.iter().all(|replica| replica.opened.is_some()) {
             true => self.outage.or(Some(now)),

@@ -27,7 +27,7 @@ const COLUMNS: &str = "WITH RECURSIVE base(oid, base, typmod) AS (
 SELECT c.relname::text, a.attname::text, b.base, CASE WHEN a.atttypmod >= 0 THEN a.atttypmod ELSE b.typmod END,
   coalesce(l.collisdeterministic, true), CASE a.atttypid
     WHEN 1042 THEN 'bpchar' WHEN 1014 THEN '_bpchar' WHEN 1560 THEN 'varbit' WHEN 1561 THEN '_varbit'
-    ELSE format_type(a.atttypid, NULL) END
+    ELSE format_type(a.atttypid, NULL) END, c.relkind IN ('r', 'm')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -97,7 +97,7 @@ impl Attached {
             return Err(ContentError::new("3F000", why));
         }
         let rows = connection.query(COLUMNS, &[schema]).await.map_err(failed)?;
-        let mut columns: BTreeMap<String, Vec<Column>> = BTreeMap::new();
+        let mut tables: BTreeMap<String, (bool, Vec<Column>)> = BTreeMap::new();
         for row in rows {
             let read = || {
                 Ok::<_, tokio_postgres::Error>((
@@ -107,17 +107,20 @@ impl Attached {
                         kind: Kind::new(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?),
                         declared: row.try_get(5)?,
                     },
+                    row.try_get::<_, bool>(6)?,
                 ))
             };
-            let (table, column) = read().map_err(failed)?;
-            columns.entry(table).or_default().push(column);
+            let (table, column, paged) = read().map_err(failed)?;
+            let (known, columns) = tables.entry(table).or_default();
+            *known = paged;
+            columns.push(column);
         }
-        let table = |(name, columns): (String, Vec<Column>)| {
-            let table = Table::new(Arc::clone(&self.server), &name, columns);
+        let table = |(name, (paged, columns)): (String, (bool, Vec<Column>))| {
+            let table = Table::new(Arc::clone(&self.server), &name, columns, paged);
             (name, Arc::new(table))
         };
         *self.known() = Known {
-            tables: columns.into_iter().map(table).collect(),
+            tables: tables.into_iter().map(table).collect(),
             asked: Some(Instant::now()),
         };
         *asking = Some(connection);

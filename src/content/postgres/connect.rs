@@ -36,6 +36,12 @@ pub(super) enum For {
     Writing,
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();

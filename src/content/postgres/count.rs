@@ -10,6 +10,7 @@ use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use std::sync::Arc;
@@ -68,7 +69,13 @@ fn counted(aggregate: &AggregateExec) -> Option<Arc<dyn ExecutionPlan>> {
     }
     let mut input = aggregate.input();
     // What only moves rows.
-    while input.is::<RepartitionExec>() || input.is::<CooperativeExec>() {
+    let moves = |plan: &Arc<dyn ExecutionPlan>| {
+        let joins = plan.downcast_ref::<CoalescePartitionsExec>();
+        plan.is::<RepartitionExec>()
+            || plan.is::<CooperativeExec>()
+            || joins.is_some_and(|joins| joins.fetch().is_none())
+    };
+    while moves(input) {
         input = *input.children().first()?;
     }
     let scan = input.downcast_ref::<Scan>()?;

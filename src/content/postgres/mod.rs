@@ -4,8 +4,8 @@
 //! both sides are PostgreSQL's work; functions never are, ours or DataFusion's. Rows come by binary COPY as they are
 //! wanted, and go by binary COPY into a temporary table first, so that a statement is written whole or not at all.
 //!
-//! Knows the types of its tables: what Arrow has no type for is text. Does not know joins or sorts, does not read one
-//! table over several connections, and takes no part in transactions of ours: each scan is a snapshot of its own.
+//! Knows the types of its tables: what Arrow has no type for is text. Does not know joins or sorts, and takes
+//! no part in transactions of ours: each scan is a snapshot of its own, over however many connections it is read.
 
 mod catalog;
 mod columns;
@@ -15,6 +15,7 @@ mod filter;
 mod options;
 mod scan;
 mod sink;
+mod split;
 mod tls;
 
 pub use catalog::Attached;

@@ -2,14 +2,14 @@
 //!
 //! Takes names and values as typed, gives what they mean. A password is never shown. Reads no file and connects to nothing.
 
-use crate::config::variable;
+use crate::config::{SERVER_READERS_MAX, variable};
 use crate::content::ContentError;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What an option may be called.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "host",
     "port",
     "dbname",
@@ -19,6 +19,7 @@ const KNOWN: [&str; 9] = [
     "schema",
     "sslmode",
     "sslrootcert",
+    "connections",
 ];
 
 /// Where a database is and who we are there.
@@ -38,6 +39,8 @@ pub struct Options {
     pub sslmode: SslMode,
     /// Certificates that are trusted in place of the public ones.
     pub sslrootcert: Option<PathBuf>,
+    /// Over how many connections one table is read at once.
+    pub connections: usize,
     password: Password,
 }
 
@@ -110,6 +113,14 @@ impl Options {
         let port = port
             .parse()
             .map_err(|_| invalid("port", &port, "a number from 1 to 65535"))?;
+        let connections = find("connections").unwrap_or_else(|| "1".to_owned());
+        let most = 1..=SERVER_READERS_MAX;
+        let connections = connections.parse().ok().filter(|n| most.contains(n));
+        let connections = connections.ok_or_else(|| {
+            let given = find("connections").unwrap_or_default();
+            let want = format!("a number from 1 to {SERVER_READERS_MAX}");
+            invalid("connections", &given, &want)
+        })?;
         let password = match (find("password"), find("password_env")) {
             (Some(_), Some(_)) => {
                 let why = "give either \"password\" or \"password_env\"";
@@ -126,6 +137,7 @@ impl Options {
             schema: find("schema").unwrap_or_else(|| "public".to_owned()),
             sslmode,
             sslrootcert: find("sslrootcert").map(PathBuf::from),
+            connections,
             password,
             host,
         })
@@ -226,6 +238,11 @@ mod tests {
                 vec![dbname, user, ("port", "99999")],
                 "22023",
                 "invalid value \"99999\" for option \"port\": it is a number from 1 to 65535",
+            ),
+            (
+                vec![dbname, user, ("connections", "0")],
+                "22023",
+                "invalid value \"0\" for option \"connections\": it is a number from 1 to 16",
             ),
             (
                 vec![dbname, user, ("sslmode", "prefer")],

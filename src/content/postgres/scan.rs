@@ -1,13 +1,15 @@
 //! Reading a table: what of a query PostgreSQL does, and its rows as they are wanted.
 //!
-//! Takes columns, filters and a limit, gives batches by binary COPY over a connection of its own. At most one batch waits:
-//! a query that reads slowly slows PostgreSQL down. Given up, it closes the connection, which ends the COPY there.
+//! Takes columns, filters and a limit, gives batches by binary COPY over connections of its own: one, or as many as the
+//! server's options allow. At most one batch waits for each: a query that reads slowly slows PostgreSQL down. Given up, it
+//! closes the connections, which ends the COPY there.
 
 use super::columns::{Builder, Column};
-use super::connect::{Connection, For, Server};
+use super::connect::{For, Server};
 use super::filter;
 use super::quoted;
 use super::sink::{Insertion, Sink};
+use super::split::{Held, Split};
 use crate::config::SERVER_BATCH_BYTES;
 use crate::content::ContentError;
 use async_trait::async_trait;
@@ -33,7 +35,7 @@ use futures::{StreamExt, TryStreamExt};
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::{FromSql, Type};
 
@@ -44,16 +46,19 @@ pub struct Table {
     name: String,
     columns: Vec<Column>,
     schema: SchemaRef,
+    /// Whether its rows lie on pages of its own, as those of a view do not.
+    paged: bool,
 }
 
 impl Table {
-    pub(super) fn new(server: Arc<Server>, name: &str, columns: Vec<Column>) -> Table {
+    pub(super) fn new(server: Arc<Server>, name: &str, columns: Vec<Column>, paged: bool) -> Table {
         let fields: Vec<_> = columns.iter().map(Column::field).collect();
         Table {
             server,
             name: name.to_owned(),
             columns,
             schema: Arc::new(Schema::new(fields)),
+            paged,
         }
     }
 
@@ -110,13 +115,14 @@ impl TableProvider for Table {
             filters: filters.iter().map(sent).collect::<Result<_>>()?,
             limit,
         };
+        // A few rows are not worth a second connection.
+        let parts = match self.paged && limit.is_none() {
+            true => self.server.options.connections,
+            false => 1,
+        };
         let asked = Asked::Rows(columns);
-        Ok(Arc::new(Scan::new(
-            Arc::clone(&self.server),
-            query,
-            asked,
-            schema,
-        )))
+        let server = Arc::clone(&self.server);
+        Ok(Arc::new(Scan::new(server, query, asked, schema, parts)))
     }
 
     async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -178,7 +184,8 @@ enum Asked {
 }
 
 impl Query {
-    fn sql(&self, asked: &Asked) -> String {
+    /// `part` is a condition beside the filters.
+    fn sql(&self, asked: &Asked, part: Option<&str>) -> String {
         let columns = match asked {
             Asked::Rows(columns) => columns
                 .iter()
@@ -192,8 +199,14 @@ impl Query {
             true => format!("SELECT FROM {}", self.from),
             false => format!("SELECT {columns} FROM {}", self.from),
         };
-        if !self.filters.is_empty() {
-            sql.push_str(&format!(" WHERE {}", self.filters.join(" AND ")));
+        let conditions: Vec<&str> = self
+            .filters
+            .iter()
+            .map(String::as_str)
+            .chain(part)
+            .collect();
+        if !conditions.is_empty() {
+            sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
         }
         let Some(limit) = self.limit else {
             return sql;
@@ -215,13 +228,28 @@ pub(super) struct Scan {
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    parts: usize,
+    run: Mutex<Option<Run>>,
+}
+
+/// One reading in parts, and which of them are taken.
+#[derive(Debug)]
+struct Run {
+    split: Arc<Split>,
+    taken: Vec<bool>,
 }
 
 impl Scan {
-    fn new(server: Arc<Server>, query: Query, asked: Asked, schema: SchemaRef) -> Scan {
+    fn new(
+        server: Arc<Server>,
+        query: Query,
+        asked: Asked,
+        schema: SchemaRef,
+        parts: usize,
+    ) -> Scan {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
+            Partitioning::UnknownPartitioning(parts),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
@@ -232,7 +260,36 @@ impl Scan {
             schema,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
+            parts,
+            run: Mutex::default(),
         }
+    }
+
+    /// What a part reads with; a part that comes again begins another reading.
+    fn split(&self, part: usize) -> Option<Arc<Split>> {
+        if self.parts == 1 {
+            return None;
+        }
+        // A panic leaves a run that is whole.
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.as_ref().is_some_and(|run| run.taken[part]) {
+            *run = None;
+        }
+        let new = || {
+            let (server, from) = (Arc::clone(&self.server), self.query.from.clone());
+            Run {
+                split: Arc::new(Split::new(server, from, self.parts)),
+                taken: vec![false; self.parts],
+            }
+        };
+        let current = run.get_or_insert_with(new);
+        current.taken[part] = true;
+        let split = Arc::clone(&current.split);
+        if current.taken.iter().all(|taken| *taken) {
+            // The snapshot is the readers' from now on, and ends with the last of them.
+            *run = None;
+        }
+        Some(split)
     }
 
     /// The same scan's count of rows, as the one column of `schema`.
@@ -243,14 +300,17 @@ impl Scan {
             declared: "bigint".to_owned(),
         };
         let (server, query) = (Arc::clone(&self.server), self.query.clone());
-        Scan::new(server, query, Asked::Count(column), schema)
+        Scan::new(server, query, Asked::Count(column), schema, 1)
     }
 }
 
 impl DisplayAs for Scan {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sql = self.query.sql(&self.asked);
-        write!(f, "PostgresScan: server={}, sql={sql}", self.server.name)
+        write!(f, "PostgresScan: server={}, ", self.server.name)?;
+        if self.parts > 1 {
+            write!(f, "connections={}, ", self.parts)?;
+        }
+        write!(f, "sql={}", self.query.sql(&self.asked, None))
     }
 }
 
@@ -292,8 +352,10 @@ impl ExecutionPlan for Scan {
         };
         let reading = Reading {
             server: Arc::clone(&self.server),
-            sql: self.query.sql(&self.asked),
-            from: self.query.from.clone(),
+            query: self.query.clone(),
+            asked: self.asked.clone(),
+            split: self.split(partition),
+            part: partition,
             columns,
             schema: Arc::clone(&self.schema),
             rows_max: context.session_config().batch_size(),
@@ -313,8 +375,11 @@ impl ExecutionPlan for Scan {
 /// What a running scan needs to know.
 struct Reading {
     server: Arc<Server>,
-    sql: String,
-    from: String,
+    query: Query,
+    asked: Asked,
+    /// Where others read other parts.
+    split: Option<Arc<Split>>,
+    part: usize,
     columns: Vec<Column>,
     schema: SchemaRef,
     rows_max: usize,
@@ -327,7 +392,7 @@ struct Open {
     builders: Vec<Builder>,
     ended: bool,
     /// Closed when the scan is dropped.
-    _connection: Connection,
+    _connection: Held,
 }
 
 /// A value in binary form, whatever its type.
@@ -349,23 +414,39 @@ impl<'a> FromSql<'a> for Raw<'a> {
 impl Reading {
     fn batches(self) -> impl Stream<Item = std::result::Result<RecordBatch, ContentError>> + Send {
         stream::once(self.open())
-            .map_ok(|open| stream::try_unfold(open, Open::next))
+            .map_ok(|open| {
+                stream::try_unfold(open, |open: Option<Open>| async move {
+                    let next = match open {
+                        Some(open) => open.next().await?,
+                        None => None,
+                    };
+                    Ok(next.map(|(batch, open)| (batch, Some(open))))
+                })
+            })
             .try_flatten()
     }
 
-    async fn open(self) -> std::result::Result<Open, ContentError> {
-        let connection = self.server.connect(For::Reading).await?;
-        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", self.sql);
+    /// `None` where there is nothing for this part.
+    async fn open(mut self) -> std::result::Result<Option<Open>, ContentError> {
+        let (connection, condition) = match self.split.take() {
+            None => (self.server.connect(For::Reading).await?.into(), None),
+            Some(split) => match split.part(self.part).await? {
+                None => return Ok(None),
+                Some(part) => part,
+            },
+        };
+        let sql = self.query.sql(&self.asked, condition.as_deref());
+        let copy = format!("COPY ({sql}) TO STDOUT (FORMAT binary)");
         let out = connection.copy_out(&copy).await;
         let out = out.map_err(|e| self.server.failed(&e))?;
         let types = vec![Type::BYTEA; self.columns.len()];
-        Ok(Open {
+        Ok(Some(Open {
             builders: self.columns.iter().map(Builder::new).collect(),
             rows: Box::pin(BinaryCopyOutStream::new(out, &types)),
             reading: self,
             ended: false,
             _connection: connection,
-        })
+        }))
     }
 }
 
@@ -384,7 +465,7 @@ impl Open {
                 bytes += value.as_ref().map_or(1, |value| value.0.len());
                 let pushed = builder.push(value.map(|value| value.0));
                 pushed.map_err(|why| {
-                    let (name, from) = (&self.reading.server.name, &self.reading.from);
+                    let (name, from) = (&self.reading.server.name, &self.reading.query.from);
                     let column = &self.reading.columns[i].name;
                     let why = format!(
                         "server {name}: column {column} of {from} has a value that is {why}"

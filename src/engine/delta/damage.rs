@@ -63,7 +63,7 @@ pub(super) async fn blamed(
         };
         match is_whole(store, path).await {
             Ok(true) => {}
-            Ok(false) => return of_parquet(error, &format!("{base}{path}")),
+            Ok(false) => return of_parquet(error, &format!("{base}{path}"), None),
             // Not there, or not to be read: the reader of Parquet keeps of it the words only.
             Err(error) => return error.into(),
         }

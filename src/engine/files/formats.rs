@@ -135,7 +135,7 @@ impl Format {
         object: &ObjectMeta,
     ) -> DataFusionError {
         match self.is_parquet() {
-            true => of_parquet(error, &address(store, object)),
+            true => of_parquet(error, &address(store, object), None),
             false => error,
         }
     }

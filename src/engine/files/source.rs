@@ -4,8 +4,8 @@
 //! left out.
 
 use super::broken::Whole;
-use super::columns;
 use super::text::Text;
+use super::{columns, groups};
 use crate::error::{Error, content, message, sqlstate};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::error::ArrowError;
@@ -17,7 +17,9 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::object_store::ObjectStore;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr,
 };
@@ -28,6 +30,7 @@ use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselize
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use safeguard_udfs::Tally;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,7 +53,12 @@ pub(super) struct About {
 
 impl About {
     /// The error with the file and, where it is about a row, the line in it.
-    async fn told(&self, error: DataFusionError, file: &PartitionedFile) -> DataFusionError {
+    async fn told(
+        &self,
+        error: DataFusionError,
+        file: &PartitionedFile,
+        columns: &[String],
+    ) -> DataFusionError {
         let name = format!("{}{}", self.base, file.object_meta.location);
         let start = file.range.as_ref().map_or(0, |range| range.start);
         let start = u64::try_from(start).unwrap_or_default();
@@ -66,10 +74,14 @@ impl About {
                 _ => error,
             };
         }
-        match self.parquet {
-            true => of_parquet(error, &name),
-            false => error,
+        if !self.parquet {
+            return error;
         }
+        let place = match is_damage(&error) {
+            true => groups::unreadable(&self.store, file, columns).await,
+            false => None,
+        };
+        of_parquet(error, &name, place.as_deref())
     }
 
     /// The kind of a text file's error, and what it says.
@@ -162,25 +174,42 @@ pub(super) fn refused(error: &DataFusionError, why: String) -> DataFusionError {
     .into()
 }
 
-/// What is said of a Parquet file that cannot be read.
-pub(in crate::engine) fn of_parquet(error: DataFusionError, name: &str) -> DataFusionError {
+/// Whether the bytes of a Parquet file are not what they should be.
+fn is_damage(error: &DataFusionError) -> bool {
     // The store names the file, which is not to blame.
+    if content(error).is_some() {
+        return false;
+    }
+    match error.find_root() {
+        DataFusionError::ParquetError(_) => true,
+        DataFusionError::ArrowError(inner, _) => matches!(**inner, ArrowError::ParquetError(_)),
+        _ => false,
+    }
+}
+
+/// What is said of a Parquet file that cannot be read, and of the place in it where that is known.
+pub(in crate::engine) fn of_parquet(
+    error: DataFusionError,
+    name: &str,
+    place: Option<&str>,
+) -> DataFusionError {
     if content(&error).is_some() {
         return error;
     }
     let why = message(&error);
-    match error.find_root() {
-        DataFusionError::ParquetError(_) => {}
-        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
-            ArrowError::ParquetError(_) => {}
+    if !is_damage(&error) {
+        return match error.find_root() {
             // A value of the file that is none of the table's type.
-            ArrowError::CastError(_) => return refused(&error, format!("{name}: {why}")),
-            _ => return error,
-        },
-        DataFusionError::Plan(_) | DataFusionError::Execution(_) => {
-            return refused(&error, format!("{name}: {why}"));
-        }
-        _ => return error,
+            DataFusionError::ArrowError(inner, _)
+                if matches!(**inner, ArrowError::CastError(_)) =>
+            {
+                refused(&error, format!("{name}: {why}"))
+            }
+            DataFusionError::Plan(_) | DataFusionError::Execution(_) => {
+                refused(&error, format!("{name}: {why}"))
+            }
+            _ => error,
+        };
     }
     // Each layer that it came through puts its name before it.
     let layers = ["Parquet error: ", "Parquet argument error: ", "External: "];
@@ -190,7 +219,10 @@ pub(in crate::engine) fn of_parquet(error: DataFusionError, name: &str) -> DataF
     }
     Error::Refused {
         sqlstate: "XX001",
-        why: format!("{name} is no Parquet file, or a damaged one: {why}"),
+        why: match place {
+            Some(place) => format!("{name} is damaged: {place}: {why}"),
+            None => format!("{name} is no Parquet file, or a damaged one: {why}"),
+        },
         hint: None,
     }
     .into()
@@ -207,6 +239,19 @@ impl Source {
     fn around(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
         let about = Arc::clone(&self.about);
         Arc::new(Source { inner, about })
+    }
+
+    /// Columns of the files that are read: for the rows, or to choose them.
+    fn columns(&self) -> Arc<[String]> {
+        let fields = self.inner.table_schema().file_schema().fields();
+        let mut read: BTreeSet<usize> = match self.inner.projection() {
+            Some(projection) => projection.column_indices().into_iter().collect(),
+            None => (0..fields.len()).collect(),
+        };
+        let filtered = self.inner.filter().map(|filter| collect_columns(&filter));
+        read.extend(filtered.iter().flatten().map(Column::index));
+        let name = |index: usize| Some(fields.get(index)?.name().clone());
+        read.into_iter().filter_map(name).collect()
     }
 }
 
@@ -226,7 +271,7 @@ impl FileSource for Source {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let about = Arc::clone(&self.about);
+        let (about, columns) = (Arc::clone(&self.about), self.columns());
         let inner = match (&about.text, about.lenient) {
             (Some(text), true) => {
                 let whole = Whole {
@@ -242,7 +287,11 @@ impl FileSource for Source {
             }
             _ => self.inner.create_morselizer(store, config, partition)?,
         };
-        Ok(Box::new(Files { inner, about }))
+        Ok(Box::new(Files {
+            inner,
+            about,
+            columns,
+        }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -339,6 +388,7 @@ impl FileSource for Source {
 struct Files {
     inner: Box<dyn Morselizer>,
     about: Arc<About>,
+    columns: Arc<[String]>,
 }
 
 impl Morselizer for Files {
@@ -350,6 +400,7 @@ impl Morselizer for Files {
             of: Of {
                 about: Arc::clone(&self.about),
                 file: Arc::new(file),
+                columns: Arc::clone(&self.columns),
             },
         }))
     }
@@ -360,11 +411,12 @@ impl Morselizer for Files {
 struct Of {
     about: Arc<About>,
     file: Arc<PartitionedFile>,
+    columns: Arc<[String]>,
 }
 
 impl Of {
     async fn told(&self, error: DataFusionError) -> DataFusionError {
-        self.about.told(error, &self.file).await
+        self.about.told(error, &self.file, &self.columns).await
     }
 
     fn planner(&self, inner: Box<dyn MorselPlanner>) -> Box<dyn MorselPlanner> {

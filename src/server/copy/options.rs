@@ -96,6 +96,8 @@ pub enum Choice {
     ForceNull(Names),
     /// ENCODING 'name'
     Encoding(String),
+    /// GATHER [ boolean ]: this server's own.
+    Gather(bool),
 }
 
 /// How one COPY spells its rows.
@@ -119,6 +121,9 @@ pub struct Options {
     pub force_not_null: Names,
     /// Columns that are NULL for the null string even if quoted (csv, FROM).
     pub force_null: Names,
+    /// Whether a message may hold more than one row (TO). A driver's cost is one of messages more than of bytes; but one
+    /// that takes each message for a row must not be sent such.
+    pub gather: bool,
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
@@ -165,6 +170,7 @@ struct Given {
     force_not_null: Option<Names>,
     force_null: Option<Names>,
     encoding: Option<String>,
+    gather: Option<bool>,
 }
 
 impl Given {
@@ -188,6 +194,7 @@ impl Given {
             Choice::ForceQuote(names) => once(&mut self.force_quote, names),
             Choice::ForceNotNull(names) => once(&mut self.force_not_null, names),
             Choice::ForceNull(names) => once(&mut self.force_null, names),
+            Choice::Gather(gather) => once(&mut self.gather, gather),
             Choice::Encoding(name) => {
                 let known = ["utf8", "utf-8", "unicode"];
                 if !known.iter().any(|utf8| name.eq_ignore_ascii_case(utf8)) {
@@ -215,6 +222,7 @@ impl Options {
             force_quote: Names::Some(Vec::new()),
             force_not_null: Names::Some(Vec::new()),
             force_null: Names::Some(Vec::new()),
+            gather: false,
         }
     }
 
@@ -241,6 +249,10 @@ impl Options {
         }
         options.null = given.null.clone().unwrap_or(options.null);
         options.header = given.header.unwrap_or(Header::None);
+        options.gather = given.gather.unwrap_or(false);
+        if options.gather && direction == Direction::From {
+            return Err(unsupported("COPY gather only available using COPY TO"));
+        }
         options.check_lines(direction)?;
         options.take_csv(given, direction)?;
         Ok(options)

@@ -221,6 +221,26 @@ fn options() {
             "42601",
             "header requires a Boolean value or \"match\"",
         ),
+        (Direction::To, "(format csv, gather, header)", "", ""),
+        (Direction::From, "(gather off)", "", ""),
+        (
+            Direction::From,
+            "(gather)",
+            "0A000",
+            "COPY gather only available using COPY TO",
+        ),
+        (
+            Direction::To,
+            "(gather 16)",
+            "42601",
+            "gather requires a Boolean value",
+        ),
+        (
+            Direction::To,
+            "(gather, gather true)",
+            "42601",
+            "conflicting or redundant options",
+        ),
     ];
     for (direction, text, code, message) in cases {
         match Options::parse(text, direction) {

@@ -178,6 +178,7 @@ impl Walk {
             "force_not_null" => Choice::ForceNotNull(self.names()?),
             "force_null" => Choice::ForceNull(self.names()?),
             "encoding" => Choice::Encoding(self.value()?),
+            "gather" => Choice::Gather(truth(&name, self.flag()?)?),
             _ => {
                 return Err(Failure::new(
                     "42601",

@@ -72,6 +72,11 @@ fn a_line_has_a_limit() {
 
 /// The payloads of CopyData messages, and how many there are.
 fn written(batch: &RecordBatch, text: &str) -> (Vec<u8>, usize) {
+    let messages = messages(batch, text);
+    (messages.concat(), messages.len())
+}
+
+fn messages(batch: &RecordBatch, text: &str) -> Vec<Vec<u8>> {
     let options = Options::parse(text, Direction::To).unwrap();
     let mut writer = Writer::new(&batch.schema(), options, Display::default()).unwrap();
     let mut out = BytesMut::new();
@@ -81,15 +86,39 @@ fn written(batch: &RecordBatch, text: &str) -> (Vec<u8>, usize) {
         row = writer.write_rows(batch, row, 40, &mut out).unwrap();
     }
     writer.end(&mut out);
-    let (mut rest, mut data, mut count) = (&out[..], Vec::new(), 0);
+    let (mut rest, mut messages) = (&out[..], Vec::new());
     while !rest.is_empty() {
         assert_eq!(rest[0], b'd');
         let length = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
-        data.extend_from_slice(&rest[5..1 + length]);
+        messages.push(rest[5..1 + length].to_vec());
         rest = &rest[1 + length..];
-        count += 1;
     }
-    (data, count)
+    messages
+}
+
+#[test]
+fn gathered_rows_are_the_same_bytes_in_fewer_messages() {
+    let rows = 0..5_000_i32;
+    let columns: [ArrayRef; 2] = [
+        Arc::new(Int32Array::from_iter_values(rows.clone())),
+        Arc::new(StringArray::from_iter_values(
+            rows.map(|row| "x".repeat(row as usize % 50)),
+        )),
+    ];
+    let batch = RecordBatch::try_new(schema(), columns.to_vec()).unwrap();
+    for form in ["format text", "format csv, header", "format binary"] {
+        let each = messages(&batch, &format!("({form}, gather off)"));
+        let gathered = messages(&batch, &format!("({form}, gather)"));
+        assert_eq!(gathered.concat(), each.concat(), "{form}");
+        assert!(each.len() >= 5_000, "{form}");
+        let most = gathered.iter().map(Vec::len).max().unwrap();
+        assert!(most < crate::config::SERVER_GATHER_BYTES + 100, "{form}");
+        let few = each.concat().len() / crate::config::SERVER_GATHER_BYTES + 3;
+        assert!(gathered.len() <= few, "{form}: {}", gathered.len());
+        // No row is cut.
+        let ends = |message: &Vec<u8>| message.ends_with(b"\n");
+        assert!(form == "format binary" || gathered.iter().all(ends));
+    }
 }
 
 /// What PostgreSQL 15 writes.

@@ -1,6 +1,7 @@
-//! Rows as CopyData messages, one each.
+//! Rows as CopyData messages: one each, as PostgreSQL's protocol has it, or gathered where the client asked for that.
 
 use super::{Format, Header, Options};
+use crate::config::SERVER_GATHER_BYTES;
 use crate::server::encode::cell::{Shape, Slot};
 use crate::server::encode::quote::{self, Special};
 use crate::server::encode::{Columns, Display, Form, finish_row};
@@ -80,11 +81,11 @@ impl Writer {
         crate::server::encode::patch(out, start + 1);
     }
 
-    /// Appends the rows from `from` on, each a CopyData message, until about `most_bytes` have been appended (at least one
-    /// row is). Gives the first row not written.
+    /// Appends the rows from `from` on as CopyData messages until about `most_bytes` have been appended (at least one
+    /// message is). Gives the first row not written.
     ///
     /// # Errors
-    /// 54000 for a row beyond the limit, XX000 for a batch of another schema.
+    /// 54000 for a message beyond the limit of a row, XX000 for a batch of another schema.
     pub fn write_rows(
         &mut self,
         batch: &RecordBatch,
@@ -98,20 +99,21 @@ impl Writer {
         let mut row = from;
         while row < batch.num_rows() {
             let start = begin_message(out);
-            match self.options.format {
-                Format::Binary => {
-                    if std::mem::take(&mut self.head) {
-                        out.extend_from_slice(BINARY_HEAD);
-                    }
-                    out.put_i16(slots.len() as i16);
-                    for slot in &slots {
-                        slot.put_sized(row, out);
-                    }
+            if std::mem::take(&mut self.head) {
+                out.extend_from_slice(BINARY_HEAD);
+            }
+            loop {
+                match self.options.format {
+                    Format::Binary => write_binary(&slots, row, out),
+                    Format::Text | Format::Csv => self.write_line(&slots, row, out),
                 }
-                Format::Text | Format::Csv => self.write_line(&slots, row, out),
+                row += 1;
+                let room = out.len() - start < SERVER_GATHER_BYTES;
+                if !(self.options.gather && room && row < batch.num_rows()) {
+                    break;
+                }
             }
             finish_row(out, start)?;
-            row += 1;
             if out.len() >= full {
                 break;
             }
@@ -162,6 +164,13 @@ impl Writer {
         if forced || ends || null || quote::has_special(from, &self.special, out) {
             quote::csv_field(from, self.options.quote, self.options.escape, out);
         }
+    }
+}
+
+fn write_binary(slots: &[Slot<'_>], row: usize, out: &mut BytesMut) {
+    out.put_i16(slots.len() as i16);
+    for slot in slots {
+        slot.put_sized(row, out);
     }
 }
 

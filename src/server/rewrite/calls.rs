@@ -16,6 +16,18 @@ pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
     Expr::Function(function(name, args, Vec::new()))
 }
 
+/// In a list, `generate_series` gives a row for each of its numbers; the planner's gives an array.
+pub(super) fn series(list: &mut [SelectItem]) {
+    for item in list {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+            && let Expr::Function(function) = &*expr
+            && super::words(&function.name).last().map(String::as_str) == Some("generate_series")
+        {
+            *expr = call("unnest", vec![expr.clone()]);
+        }
+    }
+}
+
 fn function(name: &str, args: Vec<Expr>, clauses: Vec<FunctionArgumentClause>) -> Function {
     let args = args.into_iter();
     Function {

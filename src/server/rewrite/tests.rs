@@ -18,6 +18,10 @@ fn postgresql_is_spelled_as_the_planner_reads_it() {
         ("SELECT cron.schedule('a')", "SELECT cron.schedule('a')"),
         ("SELECT current_schema", "SELECT current_schema()"),
         (
+            "SELECT generate_series(1, 3) AS x, a FROM generate_series(1, 2) AS s(a)",
+            "SELECT unnest(generate_series(1, 3)) AS x, a FROM generate_series(1, 2) AS s (a)",
+        ),
+        (
             "SELECT * FROM pg_class",
             "SELECT * FROM \"pg_catalog\".\"pg_class\"",
         ),

@@ -209,7 +209,7 @@ SELECT
 select interval '1 day', 1.5::numeric, array[1,2], row(1,'a'), now(), 'a'::text, '{}'::jsonb, gen_random_uuid()
 --- rows: 1
 select relacl from pg_class limit 1
---- rows: 1
+--- rows: 3
 select generate_series(1,3)
 --- rows: 1
 SELECT pg_advisory_unlock_all();
