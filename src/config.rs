@@ -3,10 +3,12 @@
 mod content;
 mod endpoint;
 mod serve;
+mod store;
 
 pub use content::*;
 pub use endpoint::*;
 pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
+pub use store::*;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -318,6 +320,8 @@ pub struct ConfigError(pub String);
 pub struct Config {
     /// Where verdicts, policies and the catalog are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
+    /// The URL of a store that servers share, in the place of one in `data_dir`.
+    pub store: Option<String>,
     /// `nano`, a model's folder, its name in `models_dir`, or addresses of servers that have it.
     pub model: String,
     /// Where models are that have names.
@@ -338,6 +342,7 @@ impl Config {
     pub fn embedded(data_dir: PathBuf) -> Config {
         Config {
             data_dir: Some(data_dir),
+            store: None,
             model: "nano".to_owned(),
             models_dir: models_dir(),
             allow_swap: false,

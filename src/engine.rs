@@ -94,9 +94,10 @@ impl Engine {
         let folder = config.policies.clone();
         let data = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let store = match &config.data_dir {
-                Some(dir) => Store::open(dir)?,
-                None => Store::ephemeral()?,
+            let store = match (&config.store, &config.data_dir) {
+                (Some(url), _) => Store::shared(url)?,
+                (None, Some(dir)) => Store::open(dir)?,
+                (None, None) => Store::ephemeral()?,
             };
             Ok::<_, Error>((store, backend(&config)?))
         });

@@ -167,6 +167,9 @@ fn of_store(error: &StoreError) -> &'static str {
     match error {
         StoreError::Busy { .. } => "55P03",
         StoreError::TooManyReaders { .. } => "53300",
+        StoreError::Unreachable { .. } => "08006",
+        StoreError::Denied { .. } => "28000",
+        StoreError::Unsure { .. } => "40003",
         StoreError::TooManyOverrides { .. } => "54000",
         StoreError::Override { .. } => "22023",
         StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::Newer { .. } => {

@@ -13,8 +13,8 @@
 //! | floor | |
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
-//! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML |
-//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`screen`]: statistics that clear or escalate, and what they may claim · [`store`]: verdicts on disk |
+//! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML · [`postgres`]: the way to a PostgreSQL server |
+//! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`screen`]: statistics that clear or escalate, and what they may claim · [`store`]: verdicts in a file, or in a database that servers share |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name · [`content`]: databases that are attached, object stores |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
@@ -27,7 +27,7 @@
 //! # Invariants, most of them absences
 //!
 //! - `safeguard-udfs` knows no model, disk or network; [`model`] knows no policy, SQL, tokio or Arrow.
-//! - Only `backend/harmony.rs` knows the prompt format. Only [`store`] touches verdicts on disk; they are appended, never
+//! - Only `backend/harmony.rs` knows the prompt format. Only [`store`] touches stored verdicts; they are appended, never
 //!   updated. Only [`config`] reads the environment.
 //! - Only [`server`] knows pgwire. Every plan of a connection passes its role's guard; no plan reads a file outside of the
 //!   content roots.
@@ -52,6 +52,7 @@ pub mod jobs;
 pub mod model;
 pub mod models;
 pub mod policy;
+pub mod postgres;
 pub mod report;
 pub mod screen;
 pub mod server;

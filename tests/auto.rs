@@ -6,6 +6,7 @@
 //! wrong.
 
 use crate::slt::{column_type, files, rows};
+use crate::stores;
 use futures::TryStreamExt;
 use safeguard::backend::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
 use safeguard::engine::{End, Engine, Session};
@@ -251,7 +252,7 @@ impl sqllogictest::AsyncDB for Run {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_file_holds() {
     for path in files("tests/slt/engine") {
-        let make = || async { Ok(Run::new(Store::ephemeral().unwrap(), "one").await) };
+        let make = || async { Ok(Run::new(stores::new(), "one").await) };
         let mut runner = Runner::new(make);
         if std::env::var_os("SLT_COMPLETE").is_some() {
             runner
@@ -279,7 +280,7 @@ const CALIBRATE: &str = "SELECT gap FROM safeguard_calibrate('p', 0.95, 'golden'
 #[tokio::test]
 async fn a_calibration_is_one_models() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Store::open(dir.path()).unwrap();
+    let open = || stores::open(dir.path());
     let judge = "SELECT safeguard_classify('p', 'sure ' || i) FROM generate_series(1, 5) AS g(i)";
     let mut one = Run::new(open(), "one").await;
     one.rows(PUBLISH).await.unwrap();
@@ -303,7 +304,7 @@ async fn a_calibration_is_one_models() {
 /// One calibration holds for every effort, because texts are always scored in the same one.
 #[tokio::test]
 async fn texts_are_scored_in_one_effort() {
-    let mut run = Run::new(Store::ephemeral().unwrap(), "one").await;
+    let mut run = Run::new(stores::new(), "one").await;
     run.rows(PUBLISH).await.unwrap();
     run.rows("SET safeguard.effort = 'high'").await.unwrap();
     run.rows(CALIBRATE).await.unwrap();
@@ -320,7 +321,7 @@ async fn texts_are_scored_in_one_effort() {
 /// Sessions that want the same texts at the same time ask once, each question, and all end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_share_scores_and_reasons() {
-    let mut first = Run::new(Store::ephemeral().unwrap(), "one").await;
+    let mut first = Run::new(stores::new(), "one").await;
     first.rows(PUBLISH).await.unwrap();
     first.rows(CALIBRATE).await.unwrap();
     first.script.asked();

@@ -2,11 +2,11 @@
 //! asks. With 16 partitions, many calls, subqueries, table functions and second questions.
 
 use crate::slt::rows;
+use crate::stores;
 use futures::TryStreamExt;
 use safeguard::backend::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
 use safeguard::engine::{End, Engine, Guard, Session};
 use safeguard::error::Error;
-use safeguard::store::Store;
 use safeguard_udfs::Mode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -118,7 +118,7 @@ impl Bench {
     /// 400 texts of 3 words in a table `t`, 16 partitions, two policies.
     pub(crate) async fn new() -> Bench {
         let backend = Counting::new();
-        let engine = Engine::with_backend(Store::ephemeral().unwrap(), backend.clone());
+        let engine = Engine::with_backend(stores::new(), backend.clone());
         let engine = safeguard::jobs::complete(engine.await.unwrap());
         let bench = Bench {
             backend,

@@ -5,6 +5,7 @@ mod ready;
 
 use crate::auto::Script;
 use crate::slt::rows;
+use crate::stores;
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 use safeguard::backend::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
@@ -123,7 +124,7 @@ async fn soon(work: impl Future<Output = ()>) {
 }
 
 fn ephemeral() -> Store {
-    Store::ephemeral().unwrap()
+    stores::new()
 }
 
 /// A model that answers when it is let, and knows how many were asked at once.
@@ -312,7 +313,7 @@ async fn a_job_never_overlaps_itself_and_waits_as_in_pg_cron() {
 async fn what_was_missed_is_recorded_once_and_what_was_cut_off_has_failed() {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
-    let open = || Store::open(dir.path()).unwrap();
+    let open = || stores::open(dir.path());
     let mut process = Process::new(open(), gate.clone(), START, Tz::GMT).await;
     process.sql(POLICY).await;
     process.job("hourly", "30 * * * *", "SELECT 1").await;
@@ -399,7 +400,7 @@ async fn what_was_missed_is_recorded_once_and_what_was_cut_off_has_failed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_on_one_store_run_each_due_time_once() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Store::open(dir.path()).unwrap();
+    let open = || stores::open(dir.path());
     let zone = Tz::Europe__Berlin;
     // From an hour before the clocks are put forward, for an hour and a half.
     let (from, minutes) = (START + 24 * 60 * MINUTE, 90);

@@ -46,6 +46,8 @@ mod screens;
 mod sinks;
 /// SQL behaviour as data, on a scripted classifier.
 mod slt;
+/// Where tests keep a store.
+mod stores;
 /// The rules of the house.
 mod tidy;
 /// Screens trained: cut short, within their budgets, beside another reasoner.

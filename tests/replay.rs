@@ -1,8 +1,9 @@
 //! Stored verdicts asked again: on the scripted backend of `auto`, from SQL.
 
 use crate::auto::{PUBLISH, Run};
+use crate::stores;
 use safeguard::policy::folder;
-use safeguard::store::{Record, Store, text_digest};
+use safeguard::store::{Record, text_digest};
 
 /// The key of the one verdict about a text under a policy.
 async fn key(run: &mut Run, policy: &str, text: &str) -> String {
@@ -27,7 +28,7 @@ async fn replayed(run: &mut Run, verdict: &str, more: &str) -> Vec<String> {
 #[tokio::test]
 async fn verdicts_are_replayed() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Store::open(dir.path()).unwrap();
+    let open = || stores::open(dir.path());
     let mut one = Run::new(open(), "one").await;
     for sql in [
         PUBLISH,
@@ -133,7 +134,7 @@ async fn verdicts_are_replayed() {
 /// Verdicts that are not there, not one, or of a policy that is gone.
 #[tokio::test]
 async fn what_cannot_be_replayed_is_an_error_or_says_why() {
-    let mut run = Run::new(Store::ephemeral().unwrap(), "one").await;
+    let mut run = Run::new(stores::new(), "one").await;
     let record = |last, version| Record {
         verdict_digest: {
             let mut key = [0xab; 32];

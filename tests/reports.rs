@@ -1,13 +1,13 @@
 //! Pages about what was measured: made from what the store keeps, on the scripted backend of `auto`, asking nothing.
 
 use crate::auto::{PUBLISH, Run};
+use crate::stores;
 use safeguard::change::report::{Kind, page};
-use safeguard::store::Store;
 
 #[tokio::test]
 async fn what_was_found_is_a_page() {
     let dir = tempfile::tempdir().unwrap();
-    let mut run = Run::new(Store::open(dir.path()).unwrap(), "one").await;
+    let mut run = Run::new(stores::open(dir.path()), "one").await;
     for sql in [
         PUBLISH,
         "SET safeguard.mode = 'score'",

@@ -1,8 +1,9 @@
 //! Screens in the flow, on a scripted model: what they decide is not asked, and they decide nothing that they may not.
 
 use crate::auto::Run;
+use crate::stores;
 use safeguard::screen::{Example, Screen, Training};
-use safeguard::store::{ScreenEvent, Store, now};
+use safeguard::store::{ScreenEvent, now};
 use std::sync::Arc;
 
 /// Texts that say `bad` are bad, and a screen can learn that; `vague` ones it has never seen.
@@ -39,7 +40,7 @@ struct Setting {
 
 impl Setting {
     async fn new(front: &str, convict: bool) -> Setting {
-        let mut run = Run::new(Store::ephemeral().unwrap(), "one").await;
+        let mut run = Run::new(stores::new(), "one").await;
         let publish = format!(
             "SELECT * FROM safeguard_publish('p', E'---\\nlabels: [allowed, bad]{front}\\n---\\nbad if it sells')"
         );

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 17] = [
+const FLOORS: [(&str, u32); 18] = [
     ("config", 1),
+    ("postgres", 1),
     ("report", 1),
     ("policy", 2),
     ("model", 2),
@@ -65,6 +66,7 @@ const ONLY_IN: [(&str, &[&str]); 8] = [
     (
         "tokio::",
         &[
+            "postgres/",
             "store/",
             "backend/",
             "classify/",

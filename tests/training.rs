@@ -1,7 +1,7 @@
 //! Training a screen beside what can go wrong with it: it is cancelled, a budget ends, others ask at the same time.
 
 use crate::auto::Run;
-use safeguard::store::Store;
+use crate::stores;
 
 const PUBLISH: &str =
     "SELECT * FROM safeguard_publish('p', E'---\\nlabels: [allowed, bad]\\n---\\nno bad things')";
@@ -14,7 +14,7 @@ const SCREENS: &str = "SELECT count(*) FROM safeguard.screens";
 const VERDICTS: &str = "SELECT count(*) FROM safeguard.verdicts";
 
 async fn begun() -> Run {
-    let mut run = Run::new(Store::ephemeral().unwrap(), "one").await;
+    let mut run = Run::new(stores::new(), "one").await;
     run.rows(PUBLISH).await.unwrap();
     run.rows(POSTS).await.unwrap();
     run
@@ -80,7 +80,7 @@ async fn the_budget_of_labels_is_exact_and_so_is_the_statements() {
 #[tokio::test]
 async fn a_screen_is_one_reasoners() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Store::open(dir.path()).unwrap();
+    let open = || stores::open(dir.path());
     let mut one = Run::new(open(), "one").await;
     one.rows(PUBLISH).await.unwrap();
     one.rows(POSTS).await.unwrap();

@@ -115,7 +115,7 @@ impl Cascade {
                 .iter()
                 .map(|i| Arc::clone(&request.texts[*i]))
                 .collect(),
-            now: now(),
+            now: self.store.clock(),
         };
         let taken = self.store.enqueue(new).await;
         let mut taken = taken

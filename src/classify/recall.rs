@@ -1,14 +1,14 @@
 //! The first stage: what was decided before is not asked again, and what is decided now is stored before it is returned.
 //!
 //! Takes requests, looks their keys up in the store, passes the rest on. Two sessions that want the same key at the same
-//! time ask once. Facts are stored: verdicts, and undecided for a reason that lies in the text; what passes (a spent
+//! time ask once, also on two servers that share a store. Facts are stored: verdicts, and undecided for a reason that lies in the text; what passes (a spent
 //! budget, a failing backend) is not. Settings that reach it never say `auto`: see [`super::cascade`]. Knows what a key is made of; knows nothing of how a text is judged.
 
 use super::flight::{Claim, Flights, Ticket};
 use crate::backend::ModelIdentity;
-use crate::config::STORE_COMMIT_ROWS_MAX;
+use crate::config::{STORE_ALOFT_LOOK_MS, STORE_COMMIT_ROWS_MAX};
 use crate::policy::{CONTRACT_VERSION, Registry, Version};
-use crate::store::{Digest, Record, Store, text_digest};
+use crate::store::{Aloft, Digest, Record, Store, text_digest};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use safeguard_udfs::{
@@ -16,6 +16,8 @@ use safeguard_udfs::{
     Stage, Undecided, Verdict,
 };
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 type Decisions = BoxStream<'static, Result<(usize, Decision), ClassifyError>>;
 
@@ -120,6 +122,8 @@ impl Recall {
                     (None, Some(ticket)) => others.push((i, ticket)),
                 }
             }
+            let (aloft, elsewhere) = self.take_off(&keys, &mut mine, &mut claim).await?;
+            others.extend(elsewhere);
             let asked = Asked {
                 recall: self.clone(),
                 version,
@@ -127,6 +131,7 @@ impl Recall {
                 keys,
                 mine,
                 claim,
+                aloft,
             };
             let waited = self.wait(request.clone(), others);
             Ok(stream::iter(known)
@@ -134,6 +139,33 @@ impl Recall {
                 .chain(waited)
                 .boxed())
         })
+    }
+
+    /// Leaves what other servers on the store ask about to them: those places wait until they are done.
+    async fn take_off(
+        &self,
+        keys: &[Digest],
+        mine: &mut Vec<usize>,
+        claim: &mut Claim,
+    ) -> Result<(Aloft, Vec<(usize, Ticket)>), ClassifyError> {
+        let wanted: Vec<Digest> = mine.iter().map(|i| keys[*i]).collect();
+        let (aloft, ours) = self.store.take_off(wanted).await.map_err(store_failed)?;
+        let (mut elsewhere, mut waiting) = (Vec::new(), Vec::new());
+        let mut ours = ours.into_iter();
+        mine.retain(|i| {
+            let is_ours = ours.next() == Some(true);
+            if !is_ours {
+                claim.release(&keys[*i]);
+                let (call, ticket) = oneshot::channel();
+                waiting.push((keys[*i], call));
+                elsewhere.push((*i, ticket));
+            }
+            is_ours
+        });
+        if !waiting.is_empty() {
+            tokio::spawn(until_landed(self.store.clone(), waiting));
+        }
+        Ok((aloft, elsewhere))
     }
 
     /// What others are asking is recalled when they are done, or asked here when they gave up.
@@ -165,6 +197,32 @@ struct Asked {
     keys: Vec<Digest>,
     mine: Vec<usize>,
     claim: Claim,
+    /// Given up when this is dropped, but for what is stored by then.
+    aloft: Aloft,
+}
+
+/// Calls whoever waits for a key when no other server asks about it any more.
+async fn until_landed(store: Store, mut waiting: Vec<(Digest, oneshot::Sender<()>)>) {
+    let mut look = tokio::time::interval(Duration::from_millis(STORE_ALOFT_LOOK_MS));
+    while !waiting.is_empty() {
+        look.tick().await;
+        // Whoever is gone waits no more.
+        waiting.retain(|(_, call)| !call.is_closed());
+        let keys = waiting.iter().map(|(key, _)| *key).collect();
+        // Of a store that fails they are told when they look there themselves.
+        let Ok(elsewhere) = store.asked_elsewhere(keys).await else {
+            return;
+        };
+        let mut still = Vec::new();
+        for ((key, call), is_elsewhere) in waiting.into_iter().zip(elsewhere) {
+            if is_elsewhere {
+                still.push((key, call));
+            } else {
+                let _ = call.send(());
+            }
+        }
+        waiting = still;
+    }
 }
 
 impl Asked {
@@ -208,11 +266,13 @@ impl Asked {
         let record = |(i, decision): &(usize, Decision)| self.record(*i, decision, request);
         let records: Vec<Record> = chunk.iter().flatten().filter_map(record).collect();
         if !records.is_empty() {
+            let stored: Vec<Digest> = records.iter().map(|r| r.verdict_digest).collect();
             self.recall
                 .store
                 .append(records)
                 .await
                 .map_err(store_failed)?;
+            stored.iter().for_each(|key| self.aloft.landed(key));
         }
         for (i, _) in chunk.iter().flatten() {
             self.claim.release(&self.keys[*i]);

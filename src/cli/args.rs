@@ -10,7 +10,7 @@ mod server;
 pub(super) use job::{Job, JobRun};
 pub(super) use policy::{Policy, Test};
 pub(super) use report::{Report, ReportOn};
-pub(super) use server::{PasswordFrom, Serve, User};
+pub(super) use server::{DataDir, PasswordFrom, Serve, User};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -76,8 +76,10 @@ pub(super) struct Sql {
     /// Where verdicts, policies and tables are kept; made when missing
     #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
     pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub shared: SharedStore,
     /// Keep nothing on disk
-    #[arg(long, conflicts_with = "data_dir")]
+    #[arg(long, conflicts_with_all = ["data_dir", "store"])]
     pub ephemeral: bool,
     /// The model to ask: `nano`, a model's folder, a name of `safeguard model list`, or servers: `URL[#NAME][,URL..]`
     #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
@@ -92,6 +94,15 @@ pub(super) struct Sql {
     /// Commands and files in the order given.
     #[arg(skip)]
     pub sources: Vec<Source>,
+}
+
+/// A store in the place of the one in the data directory.
+#[derive(Debug, clap::Args)]
+pub(super) struct SharedStore {
+    /// Keep verdicts, policies, users and work in a PostgreSQL database that servers share, in the place of a file:
+    /// postgres://USER@HOST/DATABASE, the password in PGPASSWORD
+    #[arg(id = "store", long = "store", value_name = "URL")]
+    pub url: Option<String>,
 }
 
 /// Where models with names are.

@@ -3,16 +3,15 @@
 //! Takes checked commands, runs the workers until nothing is left or Ctrl-C is pressed, says on stderr how far they are.
 //! Knows the store's backfills and the runner, and nothing of how either works.
 
-use super::args::{Job, JobRun};
+use super::args::{DataDir, Job, JobRun};
 use super::interrupt::{self, Interrupts};
 use super::{cannot_write, report, say};
 use crate::config::{CRON_RUNS_LISTED, Config, PROGRESS_NOTICE_MS};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::jobs::{self, cron, runner::Runner};
-use crate::store::{BackfillRow, JobRow, RunRow, State, Store, StoreError};
+use crate::store::{BackfillRow, JobRow, RunRow, State, StoreError};
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -24,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) async fn run(command: Job) -> ExitCode {
     let done = match command {
         Job::Run(args) => work_off(args).await,
-        Job::List { data_dir } => list(&data_dir).await,
+        Job::List { data } => list(&data).await,
     };
     done.unwrap_or_else(|error| {
         report(&error);
@@ -34,7 +33,8 @@ pub(super) async fn run(command: Job) -> ExitCode {
 
 async fn work_off(args: JobRun) -> Result<ExitCode, Error> {
     let engine = jobs::open(Config {
-        data_dir: Some(args.data_dir),
+        data_dir: Some(args.data.dir),
+        store: args.data.shared.url,
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,
@@ -142,12 +142,12 @@ fn said(row: &BackfillRow) -> String {
     line
 }
 
-async fn list(dir: &Path) -> Result<ExitCode, Error> {
-    if !dir.join("verdicts.db").is_file() {
-        let why = format!("there is no store in {}", dir.display());
+async fn list(data: &DataDir) -> Result<ExitCode, Error> {
+    if !data.is_there() {
+        let why = format!("there is no store in {}", data.dir.display());
         return Err(Error::Usage(why));
     }
-    let store = Store::open(dir)?;
+    let store = data.open()?;
     let rows = store.backfills().await?;
     let mut lines: String = rows.iter().map(|row| said(row) + "\n").collect();
     let runs = cron::runs(&store, None, CRON_RUNS_LISTED).await?;

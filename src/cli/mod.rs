@@ -7,6 +7,7 @@
 //! registry, the models and the server's users, and decides nothing about any of them.
 
 mod args;
+mod data;
 mod interrupt;
 mod jobs;
 mod models;
@@ -86,6 +87,7 @@ async fn sql(args: args::Sql) -> ExitCode {
     let history = data_dir.as_ref().map(|dir| dir.join("history"));
     let config = Config {
         data_dir,
+        store: args.shared.url,
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,

@@ -3,7 +3,7 @@
 //! Takes a checked command, works on the store beside whatever server uses it. Knows the registry and how results are
 //! written; what a version is, others know.
 
-use super::args::{Format, Policy as Command};
+use super::args::{DataDir, Format, Policy as Command};
 use super::output::Output;
 use super::shell::report;
 use super::{cannot_write, failed, lint_files, policy_source, policy_test, say};
@@ -37,7 +37,7 @@ pub(super) async fn run(command: Command) -> ExitCode {
             file,
             note,
             data,
-        } => publish(&data.dir, &name, &file, &note).await,
+        } => publish(&data, &name, &file, &note).await,
         Command::Import {
             path,
             into,
@@ -53,9 +53,9 @@ pub(super) async fn run(command: Command) -> ExitCode {
             };
             import_into(&path, &wish, &into, replace)
         }
-        Command::List { all, format, data } => list(&data.dir, all, format).await,
-        Command::Show { policy, data } => show(&data.dir, &policy).await,
-        Command::Diff { old, new, data } => diff(&data.dir, &old, &new).await,
+        Command::List { all, format, data } => list(&data, all, format).await,
+        Command::Show { policy, data } => show(&data, &policy).await,
+        Command::Diff { old, new, data } => diff(&data, &old, &new).await,
     };
     match done {
         Ok(code) => code,
@@ -66,13 +66,13 @@ pub(super) async fn run(command: Command) -> ExitCode {
     }
 }
 
-async fn publish(dir: &Path, name: &str, file: &Path, note: &str) -> Result<ExitCode, Error> {
+async fn publish(data: &DataDir, name: &str, file: &Path, note: &str) -> Result<ExitCode, Error> {
     let source = match policy_source(file) {
         Ok(source) => source,
         Err(message) => return Ok(failed(&message)),
     };
     let policy = Policy::parse_as(name, &source)?;
-    let store = Store::open(dir)?;
+    let store = data.open()?;
     let registry = policies::registry(&store).await?;
     let published = policies::publish(&registry, &store, policy, (note, &local_user())).await?;
     let reference = published.version.reference();
@@ -139,8 +139,8 @@ fn import_into(path: &Path, wish: &Wish, into: &Path, replace: bool) -> Result<E
     }))
 }
 
-async fn list(dir: &Path, all: bool, format: Format) -> Result<ExitCode, Error> {
-    let registry = known(dir).await?;
+async fn list(data: &DataDir, all: bool, format: Format) -> Result<ExitCode, Error> {
+    let registry = known(data).await?;
     let versions = match all {
         true => registry.versions(),
         false => registry.current(),
@@ -188,8 +188,8 @@ fn table(versions: &[Arc<Version>]) -> Result<RecordBatch, ArrowError> {
     ])
 }
 
-async fn show(dir: &Path, reference: &str) -> Result<ExitCode, Error> {
-    let version = known(dir).await?.resolve(reference)?;
+async fn show(data: &DataDir, reference: &str) -> Result<ExitCode, Error> {
+    let version = known(data).await?.resolve(reference)?;
     let source = &version.policy.source;
     Ok(written(|out| {
         out.write_all(source.as_bytes())?;
@@ -200,8 +200,8 @@ async fn show(dir: &Path, reference: &str) -> Result<ExitCode, Error> {
     }))
 }
 
-async fn diff(dir: &Path, old: &str, new: &str) -> Result<ExitCode, Error> {
-    let registry = known(dir).await?;
+async fn diff(data: &DataDir, old: &str, new: &str) -> Result<ExitCode, Error> {
+    let registry = known(data).await?;
     let (old_name, old) = side(&registry, old)?;
     let (new_name, new) = side(&registry, new)?;
     let lines = |policy: &Policy| match policy.source.ends_with('\n') {
@@ -279,11 +279,11 @@ pub(super) fn is_path(said: &str) -> bool {
 }
 
 /// The policies of a store; those that come with the program where there is none yet.
-async fn known(dir: &Path) -> Result<Registry, Error> {
-    let store = match dir.join("verdicts.db").exists() {
-        true => Store::open(dir)?,
+async fn known(data: &DataDir) -> Result<Registry, Error> {
+    let store = match data.is_there() {
+        true => data.open()?,
         false => {
-            let dir = dir.display();
+            let dir = data.dir.display();
             say(&format!(
                 "there is no store in {dir}: these are the policies that come with the program"
             ));

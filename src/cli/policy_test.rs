@@ -36,6 +36,7 @@ pub(super) async fn run(args: Test) -> ExitCode {
 async fn tested(args: Test) -> Result<ExitCode, Error> {
     let engine = jobs::open(Config {
         data_dir: Some(args.data.dir),
+        store: args.data.shared.url,
         model: args.model,
         models_dir: args.models.get(),
         allow_swap: args.swap.allow_swap,

@@ -16,12 +16,15 @@ pub(super) async fn run(args: Report) -> ExitCode {
         ReportOn::Backtest => Kind::Backtest,
         ReportOn::Backfill => Kind::Backfill,
     };
-    if !args.data_dir.join("verdicts.db").exists() {
+    if !args.data.is_there() {
         // Opening would make one.
-        return failed(&format!("there is no store in {}", args.data_dir.display()));
+        return failed(&format!("there is no store in {}", args.data.dir.display()));
     }
     // Nothing is asked: the embedded model is the quickest to open.
-    let config = Config::embedded(args.data_dir);
+    let config = Config {
+        store: args.data.shared.url,
+        ..Config::embedded(args.data.dir)
+    };
     let written = async {
         let engine = jobs::open(config).await?;
         let session = engine.session(&config::local_user());

@@ -3,7 +3,7 @@
 //! Takes a checked command, asks for a password without echo or reads a line of it, stores a verifier of it and never
 //! the password. Knows the store's users and nothing of connections.
 
-use super::args::{PasswordFrom, User};
+use super::args::{DataDir, PasswordFrom, User};
 use super::{cannot_write, say};
 use crate::config::{PASSWORD_BYTES_MAX, Role, SCRAM_ITERATIONS, USER_NAME_BYTES_MAX};
 use crate::error::Error;
@@ -11,7 +11,6 @@ use crate::server::failure::Failure;
 use crate::server::scram::Verifier;
 use crate::store::{Store, UserRow, now};
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Does what was typed.
@@ -35,28 +34,28 @@ async fn done(command: User) -> Result<ExitCode, Failure> {
             role,
             password,
             data,
-        } => add(&data.dir, name, role, &password).await,
+        } => add(&data, name, role, &password).await,
         User::Password {
             name,
             password,
             data,
         } => {
-            let (store, user) = known(&data.dir, &name).await?;
+            let (store, user) = known(&data, &name).await?;
             let verifier = verifier(&name, &password)?;
             put(&store, UserRow { verifier, ..user }).await?;
             say(&format!("user \"{name}\" has another password"));
             Ok(ExitCode::SUCCESS)
         }
         User::Role { name, role, data } => {
-            let (store, user) = known(&data.dir, &name).await?;
+            let (store, user) = known(&data, &name).await?;
             let role = role.to_string();
             say(&format!("user \"{name}\" is {role} from the next login on"));
             put(&store, UserRow { role, ..user }).await?;
             Ok(ExitCode::SUCCESS)
         }
-        User::List { data } => list(&data.dir).await,
+        User::List { data } => list(&data).await,
         User::Remove { name, data } => {
-            let store = open(&data.dir)?;
+            let store = open(&data)?;
             match store.remove_user(&name).await.map_err(Error::from)? {
                 true => {
                     say(&format!("user \"{name}\" can log in no more"));
@@ -69,7 +68,7 @@ async fn done(command: User) -> Result<ExitCode, Failure> {
 }
 
 async fn add(
-    dir: &Path,
+    data: &DataDir,
     name: String,
     role: Role,
     password: &PasswordFrom,
@@ -80,7 +79,7 @@ async fn add(
         );
         return Err(Failure::new("42602", why));
     }
-    let store = Store::open(dir).map_err(Error::from)?;
+    let store = data.open().map_err(Error::from)?;
     if store.user(&name).await.map_err(Error::from)?.is_some() {
         let why = format!("user \"{name}\" already exists");
         let hint = "safeguard user password changes a password, safeguard user role a role";
@@ -104,8 +103,8 @@ async fn put(store: &Store, user: UserRow) -> Result<(), Failure> {
     Ok(store.put_user(user).await.map_err(Error::from)?)
 }
 
-async fn list(dir: &Path) -> Result<ExitCode, Failure> {
-    let users = open(dir)?.users().await.map_err(Error::from)?;
+async fn list(data: &DataDir) -> Result<ExitCode, Failure> {
+    let users = open(data)?.users().await.map_err(Error::from)?;
     let width = users.iter().map(|user| user.name.chars().count()).max();
     let width = width.unwrap_or(0).max("name".len());
     let mut lines = format!("{:width$}  role\n", "name");
@@ -119,16 +118,16 @@ async fn list(dir: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// A store that is there: a mistyped folder is not made.
-fn open(dir: &Path) -> Result<Store, Failure> {
-    if !dir.join("verdicts.db").exists() {
-        let why = format!("there is no store in {}", dir.display());
+fn open(data: &DataDir) -> Result<Store, Failure> {
+    if !data.is_there() {
+        let why = format!("there is no store in {}", data.dir.display());
         return Err(Failure::new("58P01", why).with_hint("--data-dir names its folder"));
     }
-    Ok(Store::open(dir).map_err(Error::from)?)
+    Ok(data.open().map_err(Error::from)?)
 }
 
-async fn known(dir: &Path, name: &str) -> Result<(Store, UserRow), Failure> {
-    let store = open(dir)?;
+async fn known(data: &DataDir, name: &str) -> Result<(Store, UserRow), Failure> {
+    let store = open(data)?;
     let user = store.user(name).await.map_err(Error::from)?;
     Ok((store, user.ok_or_else(|| unknown(name))?))
 }

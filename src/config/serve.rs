@@ -113,6 +113,8 @@ options! {
     listen: String,
     /// Where verdicts, policies and users are kept.
     data_dir: PathBuf,
+    /// The URL of a store that servers share.
+    store: String,
     /// The model to ask.
     model: String,
     /// Where models are that have names.
@@ -325,6 +327,7 @@ impl ServeConfig {
             cron: cron(options.cron_timezone.as_deref(), options.cron_history_days)?,
             engine: Config {
                 data_dir: Some(options.data_dir.unwrap_or_else(|| "safeguard-data".into())),
+                store: options.store,
                 model: options.model.unwrap_or_else(|| "nano".to_owned()),
                 models_dir: options.models_dir.unwrap_or_else(models_dir),
                 allow_swap: options.allow_swap.unwrap_or(false),

@@ -12,7 +12,7 @@ use crate::engine::functions::{Arguments, Call, Function, FunctionDoc, Planned, 
 use crate::engine::{Asking, Session};
 use crate::error::Error;
 use crate::policy::Version;
-use crate::store::{BackfillRow, NewBackfill, Steer, Steered, now};
+use crate::store::{BackfillRow, NewBackfill, Steer, Steered};
 use datafusion::arrow::array::{
     ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray,
 };
@@ -255,7 +255,7 @@ async fn begin(call: Call, wanted: Wanted) -> std::result::Result<RecordBatch, E
             rows,
             budget: wanted.budget,
             requested_by: call.user.to_string(),
-            requested_at: now(),
+            requested_at: engine.store().clock(),
         })
         .await?;
     let seconds = rate.map(|rate| rows as f64 / rate);
@@ -364,7 +364,7 @@ fn steered(planning: &Planning<'_>, steer: Steer) -> Result<Planned> {
     let id = id.expect("bug: the id is required, and a whole number");
     Ok(Planned::once(&STEERED, move |call| async move {
         let store = call.engine.store();
-        match store.steer_backfill(id, steer, now()).await? {
+        match store.steer_backfill(id, steer, store.clock()).await? {
             Steered::Now(row) => Ok(steered_row(&row)?),
             Steered::Unknown => Err(Error::Refused {
                 sqlstate: "42704",

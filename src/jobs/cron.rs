@@ -19,7 +19,7 @@ use crate::config::{
 use crate::engine::{Engine, Session};
 use crate::error::Error;
 use crate::store::{
-    Claims, Due, JobKey, JobRow, Missed, Outcome, Presence, RESTARTED, RunRow, Store, now,
+    Claims, Due, JobKey, JobRow, Missed, Outcome, Presence, RESTARTED, RunRow, Store,
 };
 use chrono::DateTime;
 use std::collections::HashMap;
@@ -67,12 +67,13 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler by the system's clock.
+    /// A scheduler by the store's clock.
     ///
     /// # Errors
     /// The file that says that this process is there cannot be made.
     pub fn new(engine: Engine, config: CronConfig) -> Result<Scheduler, Error> {
-        Scheduler::with_clock(engine, config, Arc::new(now))
+        let store = engine.store().clone();
+        Scheduler::with_clock(engine, config, Arc::new(move || store.clock()))
     }
 
     /// A scheduler by any clock.
@@ -87,7 +88,7 @@ impl Scheduler {
         let announced = engine.store().announce();
         let presence = announced.map_err(|error| Error::Refused {
             sqlstate: "58030",
-            why: format!("jobs cannot be run: cannot make a file beside the store: {error}"),
+            why: format!("jobs cannot be run: cannot say so beside the store: {error}"),
             hint: None,
         })?;
         let sessions = engine.clone();
@@ -216,7 +217,9 @@ impl Scheduler {
                 claims.due.push(due(job, now, false));
             }
         }
-        let others = self.engine.store().present().unwrap_or_default().len() > 1;
+        let store = self.engine.store().clone();
+        let present = waiting(move || store.present().unwrap_or_default()).await;
+        let others = present.len() > 1;
         let mut looked = minute;
         match seen {
             // Somebody else looks: nothing was missed, and this process goes on from where that one is.
@@ -248,10 +251,18 @@ impl Scheduler {
     /// Ends the runs of processes that are gone.
     async fn bury(&self, now: i64) -> Result<(), Error> {
         let store = self.engine.store();
-        for owner in store.run_owners().await? {
-            if owner != self.presence.id() && !store.is_present(&owner) {
-                store.abandon_runs(&owner, RESTARTED, now).await?;
-            }
+        let mut owners = store.run_owners().await?;
+        owners.retain(|owner| owner != self.presence.id());
+        if owners.is_empty() {
+            return Ok(());
+        }
+        let gone = {
+            let store = store.clone();
+            let is_gone = move |owner: &String| !store.is_present(owner);
+            waiting(move || owners.into_iter().filter(is_gone).collect::<Vec<String>>()).await
+        };
+        for owner in gone {
+            store.abandon_runs(&owner, RESTARTED, now).await?;
         }
         Ok(())
     }
@@ -401,6 +412,12 @@ impl Scheduler {
         }
         Ok(())
     }
+}
+
+/// What `ask` finds out, where waiting for it is allowed.
+async fn waiting<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> T {
+    let asked = tokio::task::spawn_blocking(ask).await;
+    asked.expect("bug: looking for other servers panicked")
 }
 
 async fn record(engine: &Engine, runid: i64, outcome: Outcome, now: i64) {

@@ -7,7 +7,7 @@ use crate::config::{
     BACKFILL_LEASE_MS, BACKFILL_PAUSE_MS, BACKFILL_PAUSE_MS_MAX, BACKFILL_POLL_MS,
     BACKFILL_WATCH_MS, BACKFILL_WORKERS,
 };
-use crate::store;
+use crate::store::{self, Store};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,17 @@ pub struct Pace {
     pub watch: Duration,
     /// Between two looks for work.
     pub poll: Duration,
+}
+
+impl Pace {
+    /// The usual one, by the clock of whoever works on a store.
+    pub fn of(store: &Store) -> Pace {
+        let store = store.clone();
+        Pace {
+            clock: Clock::of(move || store.clock()),
+            ..Pace::default()
+        }
+    }
 }
 
 impl Default for Pace {

@@ -21,7 +21,7 @@ pub struct Runner {
 impl Runner {
     /// Starts workers on this runtime.
     pub fn start(engine: &Engine) -> Runner {
-        Runner::paced(engine, &Pace::default())
+        Runner::paced(engine, &Pace::of(engine.store()))
     }
 
     /// The same at another pace.

@@ -43,7 +43,6 @@ use crate::engine::{self, Engine};
 use crate::error::Error;
 use crate::jobs::cron::{Host, Scheduler};
 use crate::jobs::{self, pace::Pace};
-use crate::store;
 use cancel::Registry;
 use catalog::{Catalog, Facts};
 use connection::Shutdown;
@@ -92,7 +91,8 @@ impl Shared {
             None => None,
         };
         let secret = engine.store().mock_secret().await?;
-        engine.limit(config.limits, Arc::new(store::now));
+        let store = engine.store().clone();
+        engine.limit(config.limits, Arc::new(move || store.clock()));
         Ok(Shared {
             mock: Mock::new(secret),
             engine,
@@ -193,7 +193,8 @@ pub async fn serve(
 /// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
 async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
     let engine = shared.engine.clone();
-    let work = jobs::runner::run(engine, Pace::default(), shutdown.soft);
+    let pace = Pace::of(engine.store());
+    let work = jobs::runner::run(engine, pace, shutdown.soft);
     shared.workers.run(work).await;
 }
 

@@ -4,9 +4,9 @@
 //! processes may work on one store. The rows that are to be judged are in [`super::chunks`]. Times are arguments. Knows
 //! nothing of how a text is judged.
 
+use super::db::{self, Connection, Optional, Row, params};
 use super::error::StoreError;
 use super::{Store, settling};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// How a backfill stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +52,12 @@ impl State {
         matches!(self, State::Spooling | State::Running)
     }
 
-    fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<State> {
+    fn read(row: &Row<'_>, at: usize) -> db::Result<State> {
         let word: String = row.get(at)?;
         let known = State::ALL.into_iter().find(|state| state.as_str() == word);
-        known.ok_or_else(|| {
-            let why = format!("there is no state {word}");
-            rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, why.into())
+        known.ok_or_else(|| db::Error::Value {
+            at,
+            why: format!("there is no state {word}"),
         })
     }
 }
@@ -198,12 +198,13 @@ impl Store {
 
     /// The latest rate, rows a second, that was measured under the same model and mode.
     pub async fn backfill_rate(&self, judging: &Judging) -> Result<Option<f64>, StoreError> {
-        let (model, mode) = (judging.model_digest.clone(), judging.mode.clone());
+        let by = [judging.model_digest.clone(), judging.mode.clone()];
         self.read(move |reader| {
             let sql = "SELECT rate FROM backfills
                        WHERE model_digest = ?1 AND mode = ?2 AND rate IS NOT NULL
                        ORDER BY id DESC LIMIT 1";
             let mut select = reader.prepare_cached(sql)?;
+            let [model, mode] = &by;
             select.query_row([model, mode], |row| row.get(0)).optional()
         })
         .await
@@ -234,14 +235,15 @@ impl Store {
     }
 }
 
+/// What [`read`] reads.
+pub(super) const COLUMNS: &str =
+    "id, policy, model, model_digest, state, reason, \"rows\", judged, failed, rate, requested_by";
+
 fn select(which: &str) -> String {
-    format!(
-        "SELECT id, policy, model, model_digest, state, reason, \"rows\", judged, failed, rate, requested_by
-         FROM backfills {which}"
-    )
+    format!("SELECT {COLUMNS} FROM backfills {which}")
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<BackfillRow> {
+pub(super) fn read(row: &Row<'_>) -> db::Result<BackfillRow> {
     Ok(BackfillRow {
         id: row.get(0)?,
         policy: row.get(1)?,
@@ -258,8 +260,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<BackfillRow> {
 }
 
 /// A count.
-pub(super) fn unsigned(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0))
+pub(super) fn unsigned(row: &Row<'_>, at: usize) -> db::Result<u64> {
+    row.get::<i64>(at).map(|n| u64::try_from(n).unwrap_or(0))
 }
 
 /// A count as SQLite keeps it.
@@ -267,12 +269,19 @@ pub(super) fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-pub(super) fn one(c: &Connection, id: i64) -> rusqlite::Result<Option<BackfillRow>> {
+pub(super) fn one(c: &Connection, id: i64) -> db::Result<Option<BackfillRow>> {
     let mut select = c.prepare_cached(&select("WHERE id = ?1"))?;
     select.query_row([id], read).optional()
 }
 
-fn insert(c: &Connection, new: &NewBackfill) -> rusqlite::Result<i64> {
+/// The same, which stays as it is until the transaction ends.
+fn held(c: &Connection, id: i64) -> db::Result<Option<BackfillRow>> {
+    let which = c.either("WHERE id = ?1", "WHERE id = ?1 FOR UPDATE");
+    let mut select = c.prepare_cached(&select(which))?;
+    select.query_row([id], read).optional()
+}
+
+fn insert(c: &Connection, new: &NewBackfill) -> db::Result<i64> {
     let sql = "INSERT INTO backfills (reference, policy, policy_version, policy_digest, model,
                    model_digest, mode, effort, settings, source, selection, order_by, note,
                    only_which, from_reference, state, \"rows\", budget, requested_by, requested_at)
@@ -302,8 +311,8 @@ fn insert(c: &Connection, new: &NewBackfill) -> rusqlite::Result<i64> {
     ])
 }
 
-fn steer_one(c: &Connection, id: i64, steer: Steer, now: i64) -> rusqlite::Result<Steered> {
-    let Some(row) = one(c, id)? else {
+fn steer_one(c: &Connection, id: i64, steer: Steer, now: i64) -> db::Result<Steered> {
+    let Some(row) = held(c, id)? else {
         return Ok(Steered::Unknown);
     };
     let fits = match steer {
@@ -314,9 +323,8 @@ fn steer_one(c: &Connection, id: i64, steer: Steer, now: i64) -> rusqlite::Resul
     if !fits {
         return Ok(Steered::Wrong(row.state));
     }
-    let update = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
-        c.prepare_cached(sql)?.execute(values).map(drop)
-    };
+    let update =
+        |sql: &str, values: &[&dyn db::ToValue]| c.prepare_cached(sql)?.execute(values).map(drop);
     settling::forget_marks(c, id)?;
     match steer {
         Steer::Pause => update(

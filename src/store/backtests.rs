@@ -2,10 +2,10 @@
 //!
 //! Plain rows, their writes, and the one read that others need. Knows nothing of samples or estimates.
 
+use super::db::{self, Connection, Optional, params};
 use super::error::StoreError;
 use super::records::Digest;
-use super::{Store, writer::count};
-use rusqlite::{Connection, OptionalExtension, params};
+use super::{Store, facts::count};
 use std::sync::Arc;
 
 /// A version of a policy, as a backtest names it.
@@ -197,7 +197,7 @@ impl Store {
                    WHERE old_digest = ?1 AND model_digest = ?3 AND noise_share IS NOT NULL
                    ORDER BY new_digest = ?2 DESC, id DESC LIMIT 1";
         self.read(move |reader| {
-            let read = |row: &rusqlite::Row<'_>| {
+            let read = |row: &db::Row<'_>| {
                 let share = Share {
                     share: row.get(1)?,
                     low: row.get(2)?,
@@ -206,13 +206,14 @@ impl Store {
                 Ok((row.get(0)?, share))
             };
             let mut select = reader.prepare_cached(sql)?;
-            select.query_row([old, new, model_digest], read).optional()
+            let by = [&old, &new, &model_digest];
+            select.query_row(by, read).optional()
         })
         .await
     }
 }
 
-fn insert(writer: &Connection, b: &BacktestRow) -> rusqlite::Result<i64> {
+fn insert(writer: &Connection, b: &BacktestRow) -> db::Result<i64> {
     let sql = "INSERT INTO backtests (old_policy, old_version, old_digest, new_policy, new_version,
                    new_digest, model, model_digest, mode, effort, sample, seed, source_rows,
                    sampled, flips, share, share_low, share_high, noise_sampled, noise_repeats,
@@ -259,7 +260,7 @@ fn insert_finding(
     writer: &Connection,
     (backtest, place): (i64, i64),
     f: &FindingRow,
-) -> rusqlite::Result<()> {
+) -> db::Result<()> {
     let sql = "INSERT INTO backtest_findings (backtest, place, section, name, source_rows, sampled,
                    flips, share, share_low, share_high)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
@@ -278,7 +279,7 @@ fn insert_finding(
     writer.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-fn insert_flip(writer: &Connection, backtest: i64, f: &FlipRow) -> rusqlite::Result<()> {
+fn insert_flip(writer: &Connection, backtest: i64, f: &FlipRow) -> db::Result<()> {
     let sql = "INSERT INTO backtest_flips (backtest, row_id, text_digest, stratum, weight,
                    direction, old_label, old_reason, old_score, old_rules, new_label, new_reason,
                    new_score, new_rules, text, old_rationale, new_rationale)
@@ -314,6 +315,7 @@ fn words(rules: &[Arc<str>]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::bed::{Bed, on_both};
     use crate::store::tests::{rows, session};
     use crate::store::text_digest;
 
@@ -390,9 +392,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_backtest_is_kept_and_its_texts_can_be_erased() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_backtest_is_kept_and_its_texts_can_be_erased(bed: Bed) {
+        let store = bed.new_store();
         let flips = vec![flip("a quote"), flip("another")];
         let id = store
             .append_backtest(backtest(None), vec![finding()], flips)
@@ -432,9 +433,8 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_torn_flip_keeps_the_whole_backtest_out() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_torn_flip_keeps_the_whole_backtest_out(bed: Bed) {
+        let store = bed.new_store();
         let torn = FlipRow {
             new: SideRow::default(),
             ..flip("neither a label nor a reason")
@@ -452,17 +452,15 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_sample_is_drawn_once() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_sample_is_drawn_once(bed: Bed) {
+        let store = bed.new_store();
         for (key, now, want) in [(1, 7, 7), (1, 9, 7), (2, 9, 9), (1, 3, 7)] {
             assert_eq!(store.drawn_at([key; 32], now).await.unwrap(), want);
         }
     }
 
-    #[tokio::test]
-    async fn the_noise_floor_is_the_latest_of_the_two_versions() {
-        let store = Store::ephemeral().unwrap();
+    async fn the_noise_floor_is_the_latest_of_the_two_versions(bed: Bed) {
+        let store = bed.new_store();
         let other = BacktestRow {
             new: Tested {
                 policy: "hate".into(),
@@ -497,4 +495,11 @@ mod tests {
             assert_eq!(share(found), want, "{old} {new} {model}");
         }
     }
+
+    on_both!(
+        a_backtest_is_kept_and_its_texts_can_be_erased,
+        a_torn_flip_keeps_the_whole_backtest_out,
+        a_sample_is_drawn_once,
+        the_noise_floor_is_the_latest_of_the_two_versions,
+    );
 }

@@ -1,21 +1,18 @@
 //! Calibrations as they are read back: the latest of a scorer.
 
+use super::db::{self, Connection, Optional};
 use super::records::{CalibrationRow, Digest};
-use rusqlite::{Connection, OptionalExtension};
 
 /// The latest of a scorer; none where it was never calibrated.
-pub(super) fn latest(
-    reader: &Connection,
-    scorer: &Digest,
-) -> rusqlite::Result<Option<CalibrationRow>> {
+pub(super) fn latest(reader: &Connection, scorer: &Digest) -> db::Result<Option<CalibrationRow>> {
     let mut select = reader.prepare_cached(
         "SELECT scorer_digest, policy, policy_version, policy_digest, model, model_digest, golden,
                 golden_digest, target, gap, golden_rows, scored, scored_right, rows_above,
                 right_above, bound, calibrated_at
          FROM calibrations WHERE scorer_digest = ?1 ORDER BY id DESC LIMIT 1",
     )?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let count = |at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+    let read = |row: &db::Row<'_>| {
+        let count = |at| row.get::<i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
         Ok(CalibrationRow {
             scorer_digest: row.get(0)?,
             policy: row.get(1)?,

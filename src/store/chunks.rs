@@ -6,10 +6,10 @@
 
 use super::Store;
 use super::backfills::{Judging, signed};
+use super::db::{self, Connection, Optional, Row, params};
 use super::error::StoreError;
 use super::payload::{self, SpoolRow};
-use super::settling::{begin_marks, end_if_done, forget};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use super::settling::{begin_marks, end_if_done, forget, window};
 use std::sync::Arc;
 
 /// Who takes work, of which model, when, and until when.
@@ -68,7 +68,7 @@ impl Store {
     pub async fn claim_spool(&self, by: Claimant) -> Result<Option<SpoolJob>, StoreError> {
         let free = {
             let by = by.clone();
-            self.read(move |c| spoolable(c, &by)).await?
+            self.read(move |c| spoolable(c, &by, "")).await?
         };
         match free {
             None => Ok(None),
@@ -90,7 +90,7 @@ impl Store {
             (control, payload::prefixes(&rows), payload)
         };
         let chunks: Vec<_> = chunks.into_iter().map(encode).collect();
-        self.transact(move |c| {
+        self.transact_beside(move |c| {
             if !renew_spool(c, id, &by)? {
                 return Ok(false);
             }
@@ -107,12 +107,12 @@ impl Store {
 
     /// Holds the spool for longer; whether it is still this worker's, and wanted.
     pub async fn renew_spool(&self, id: i64, by: Claimant) -> Result<bool, StoreError> {
-        self.transact(move |c| renew_spool(c, id, &by)).await
+        self.transact_once(move |c| renew_spool(c, id, &by)).await
     }
 
     /// Gives the spool back as it is.
     pub async fn release_spool(&self, id: i64, by: Claimant) -> Result<(), StoreError> {
-        self.transact(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE backfills SET claimed_by = NULL, lease_until = 0
                        WHERE id = ?1 AND claimed_by = ?2";
             c.prepare_cached(sql)?
@@ -150,14 +150,14 @@ impl Store {
 
     /// The next chunk of the backfill whose turn it is.
     pub async fn claim_chunk(&self, by: Claimant) -> Result<Option<Claimed>, StoreError> {
-        let some = {
+        if self.looks_first() {
             let by = by.clone();
-            self.read(move |c| next_backfill(c, &by)).await?
-        };
-        match some {
-            None => Ok(None),
-            Some(_) => self.transact(move |c| claim_chunk(c, &by)).await,
+            let some = self.read(move |c| next_backfill(c, &by)).await?;
+            if some.is_none() {
+                return Ok(None);
+            }
         }
+        self.transact_once(move |c| claim_chunk(c, &by)).await
     }
 
     /// Holds a chunk for longer; whether it is still this worker's, and wanted.
@@ -166,7 +166,7 @@ impl Store {
         (backfill, position): (i64, i64),
         by: Claimant,
     ) -> Result<bool, StoreError> {
-        self.transact(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE backfill_chunks SET lease_until = ?4
                        WHERE backfill = ?1 AND position = ?2 AND claimed_by = ?3 AND done = 0
                          AND EXISTS (SELECT 1 FROM backfills WHERE id = ?1 AND state = 'running')";
@@ -177,18 +177,21 @@ impl Store {
     }
 }
 
-fn spoolable(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<i64>> {
-    let sql = "SELECT id FROM backfills
+fn spoolable(c: &Connection, by: &Claimant, held: &str) -> db::Result<Option<i64>> {
+    let sql = format!(
+        "SELECT id FROM backfills
                WHERE state = 'spooling' AND model_digest = ?1 AND lease_until <= ?2 AND retry_at <= ?2
-               ORDER BY id LIMIT 1";
-    let mut select = c.prepare_cached(sql)?;
+               ORDER BY id LIMIT 1{held}"
+    );
+    let mut select = c.prepare_cached(&sql)?;
     select
         .query_row(params![by.model_digest, by.now], |row| row.get(0))
         .optional()
 }
 
-fn claim_spool(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<SpoolJob>> {
-    let Some(id) = spoolable(c, by)? else {
+fn claim_spool(c: &Connection, by: &Claimant) -> db::Result<Option<SpoolJob>> {
+    let held = c.either("", " FOR UPDATE SKIP LOCKED");
+    let Some(id) = spoolable(c, by, held)? else {
         return Ok(None);
     };
     forget(c, id)?;
@@ -212,7 +215,7 @@ fn claim_spool(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<SpoolJo
     c.prepare_cached(&sql)?.query_row([id], read).map(Some)
 }
 
-fn renew_spool(c: &Connection, id: i64, by: &Claimant) -> rusqlite::Result<bool> {
+fn renew_spool(c: &Connection, id: i64, by: &Claimant) -> db::Result<bool> {
     let sql = "UPDATE backfills SET lease_until = ?3
                WHERE id = ?1 AND claimed_by = ?2 AND state = 'spooling'";
     let renewed = c
@@ -226,7 +229,7 @@ pub(super) const JUDGING: &str =
     "reference, policy, policy_version, policy_digest, model, model_digest, mode, effort";
 
 /// The first columns of a row as [`JUDGING`] names them.
-pub(super) fn judging(row: &Row<'_>) -> rusqlite::Result<Judging> {
+pub(super) fn judging(row: &Row<'_>) -> db::Result<Judging> {
     Ok(Judging {
         reference: row.get(0)?,
         policy: row.get(1)?,
@@ -239,8 +242,8 @@ pub(super) fn judging(row: &Row<'_>) -> rusqlite::Result<Judging> {
     })
 }
 
-fn next_backfill(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<i64>> {
-    let sql = "SELECT id FROM backfills AS b
+/// The backfill whose turn it is.
+const NEXT: &str = "SELECT id FROM backfills AS b
                WHERE state = 'running' AND model_digest = ?1 AND retry_at <= ?2
                  AND EXISTS (
                      SELECT 1 FROM backfill_chunks AS c
@@ -248,36 +251,31 @@ fn next_backfill(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<i64>>
                        AND c.lease_until <= ?2
                  )
                ORDER BY claimed_at, id LIMIT 1";
-    let mut select = c.prepare_cached(sql)?;
-    select
+
+fn next_backfill(c: &Connection, by: &Claimant) -> db::Result<Option<i64>> {
+    c.prepare_cached(NEXT)?
         .query_row(params![by.model_digest, by.now], |row| row.get(0))
         .optional()
 }
 
-fn claim_chunk(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<Claimed>> {
-    let Some(backfill) = next_backfill(c, by)? else {
-        return Ok(None);
-    };
+fn claim_chunk(c: &Connection, by: &Claimant) -> db::Result<Option<Claimed>> {
+    if let Connection::Postgres(_) = c {
+        return claim_in_one(c, by);
+    }
     // After a setback a chunk that has not failed yet tells most about whether it is over.
-    let sql = "SELECT c.position, c.tries, c.payload, b.setbacks
-               FROM backfill_chunks AS c JOIN backfills AS b ON b.id = c.backfill
-               WHERE c.backfill = ?1 AND c.done = 0 AND c.not_before <= ?2 AND c.lease_until <= ?2
-               ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1";
-    let found = c
-        .prepare_cached(sql)?
-        .query_row(params![backfill, by.now], |row| {
-            let rows = rows_of(row, 2)?;
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, u32>(1)?,
-                rows,
-                row.get::<_, u32>(3)?,
-            ))
-        })
-        .optional()?;
-    let Some((position, tries, rows, setbacks)) = found else {
+    let sql = format!(
+        "SELECT {JUDGING}, b.settings, b.budget, b.tokens_in + b.tokens_out, c.backfill, c.position,
+                c.tries, b.setbacks, c.payload
+         FROM backfill_chunks AS c JOIN backfills AS b ON b.id = c.backfill
+         WHERE c.backfill = ({NEXT}) AND c.done = 0 AND c.not_before <= ?2 AND c.lease_until <= ?2
+         ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1"
+    );
+    let values = params![by.model_digest, by.now];
+    let found = c.prepare_cached(&sql)?.query_row(values, claimed);
+    let Some(claimed) = found.optional()? else {
         return Ok(None);
     };
+    let (backfill, position) = (claimed.backfill, claimed.position);
     let sql = "UPDATE backfill_chunks SET claimed_by = ?3, lease_until = ?4
                WHERE backfill = ?1 AND position = ?2";
     c.prepare_cached(sql)?
@@ -286,32 +284,67 @@ fn claim_chunk(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<Claimed
                WHERE id = ?1";
     c.prepare_cached(sql)?.execute([backfill, by.now])?;
     begin_marks(c, backfill, by.now)?;
+    Ok(Some(claimed))
+}
+
+/// The same in one statement of PostgreSQL. What another worker takes at the same moment is passed over.
+fn claim_in_one(c: &Connection, by: &Claimant) -> db::Result<Option<Claimed>> {
     let sql = format!(
-        "SELECT {JUDGING}, settings, budget, tokens_in + tokens_out FROM backfills WHERE id = ?1"
+        "WITH next AS (
+             SELECT c.backfill, c.position
+             FROM backfill_chunks AS c JOIN backfills AS b ON b.id = c.backfill
+             WHERE c.backfill = ({NEXT}) AND c.done = 0 AND c.not_before <= ?2 AND c.lease_until <= ?2
+             ORDER BY b.setbacks > 0 AND c.tries > 0, c.position LIMIT 1
+             FOR UPDATE OF c SKIP LOCKED
+         ), taken AS (
+             UPDATE backfill_chunks AS c SET claimed_by = ?3, lease_until = ?4
+             FROM next AS n WHERE c.backfill = n.backfill AND c.position = n.position
+             RETURNING c.backfill, c.position, c.tries, c.payload
+         ), begun AS (
+             UPDATE backfills AS b SET claimed_at = ?2, started_at = coalesce(b.started_at, ?2)
+             FROM taken AS t WHERE b.id = t.backfill RETURNING b.*
+         ), old AS (
+             DELETE FROM backfill_marks AS m USING taken AS t
+             WHERE m.backfill = t.backfill AND m.at < ?5
+         ), marked AS (
+             INSERT INTO backfill_marks (backfill, at, judged)
+             SELECT b.id, CAST(?2 AS BIGINT), b.judged FROM begun AS b WHERE NOT EXISTS (
+                 SELECT 1 FROM backfill_marks AS m WHERE m.backfill = b.id AND m.at >= ?5
+             )
+         )
+         SELECT {JUDGING}, b.settings, b.budget, b.tokens_in + b.tokens_out, t.backfill, t.position,
+                t.tries, b.setbacks, t.payload
+         FROM begun AS b JOIN taken AS t ON t.backfill = b.id"
     );
-    let read = |row: &Row<'_>| {
-        let budget: Option<i64> = row.get(9)?;
-        let spent: i64 = row.get(10)?;
-        Ok(Claimed {
-            backfill,
-            position,
-            tries,
-            setbacks,
-            budget_left: budget.map(|budget| u64::try_from(budget - spent).unwrap_or(0)),
-            judging: judging(row)?,
-            settings: row.get(8)?,
-            rows,
-        })
-    };
-    c.prepare_cached(&sql)?
-        .query_row([backfill], read)
-        .map(Some)
+    let values = params![
+        by.model_digest,
+        by.now,
+        by.worker,
+        by.lease_until,
+        by.now - window()
+    ];
+    c.query_row(&sql, values, claimed).optional()
+}
+
+fn claimed(row: &Row<'_>) -> db::Result<Claimed> {
+    let budget: Option<i64> = row.get(9)?;
+    let spent: i64 = row.get(10)?;
+    Ok(Claimed {
+        judging: judging(row)?,
+        settings: row.get(8)?,
+        budget_left: budget.map(|budget| u64::try_from(budget - spent).unwrap_or(0)),
+        backfill: row.get(11)?,
+        position: row.get(12)?,
+        tries: row.get(13)?,
+        setbacks: row.get(14)?,
+        rows: rows_of(row, 15)?,
+    })
 }
 
 /// The rows in a column that holds a payload.
-pub(super) fn rows_of(row: &Row<'_>, at: usize) -> rusqlite::Result<Vec<SpoolRow>> {
-    let bytes = row.get_ref(at)?.as_blob()?;
-    payload::decode(bytes).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Blob, Box::new(e))
-    })
+pub(super) fn rows_of(row: &Row<'_>, at: usize) -> db::Result<Vec<SpoolRow>> {
+    let bad = |why| db::Error::Value { at, why };
+    let bytes = row.get_ref(at)?.blob().map_err(bad)?;
+    let bytes = bytes.ok_or_else(|| bad("there is no payload".to_owned()))?;
+    payload::decode(bytes).map_err(|e| bad(e.to_string()))
 }

@@ -9,6 +9,7 @@ mod work;
 pub(super) use screens::SCREENS;
 pub(super) use work::{BACKFILL_FAILURES, BACKFILLS, QUEUE};
 
+use super::place::Dialect;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(super) enum Kind {
     Hex,
     /// A count or a number.
     Int,
-    /// A float; never not-a-number, which SQLite stores as NULL.
+    /// A float; never not-a-number, which is stored as NULL.
     Float,
     /// 0 or 1.
     Bool,
@@ -36,8 +37,10 @@ pub(super) enum Kind {
 pub(super) struct Column {
     /// In SQL.
     pub(super) name: &'static str,
-    /// In the file: an expression over the table's `from`.
+    /// In SQLite's file: an expression over the table's `from`.
     pub(super) source: &'static str,
+    /// In PostgreSQL, where that must differ.
+    pub(super) in_postgres: Option<&'static str>,
     /// Its type.
     pub(super) kind: Kind,
     /// Whether it can be NULL.
@@ -57,7 +60,34 @@ pub(super) struct Table {
     pub(super) columns: &'static [Column],
 }
 
+impl Column {
+    /// Where its values come from.
+    pub(super) fn source(&self, dialect: Dialect) -> &'static str {
+        match (dialect, self.in_postgres) {
+            (Dialect::Postgres, Some(source)) => source,
+            _ => self.source,
+        }
+    }
+
+    /// The same column, which comes from elsewhere in PostgreSQL.
+    const fn in_postgres(self, source: &'static str) -> Column {
+        Column {
+            in_postgres: Some(source),
+            ..self
+        }
+    }
+}
+
 impl Table {
+    /// See [`Table::join`].
+    pub(super) fn join(&self, dialect: Dialect) -> &'static str {
+        match (dialect, self.join.strip_prefix(" CROSS")) {
+            // PostgreSQL plans joins by what it knows of the tables, and its CROSS JOIN has no condition.
+            (Dialect::Postgres, Some(join)) => join,
+            _ => self.join,
+        }
+    }
+
     /// As Arrow.
     pub(super) fn schema(&self) -> SchemaRef {
         let fields: Vec<Field> = self
@@ -92,6 +122,7 @@ const fn column(name: &'static str, source: &'static str, kind: Kind) -> Column 
     Column {
         name,
         source,
+        in_postgres: None,
         kind,
         nullable: false,
     }
@@ -101,6 +132,7 @@ const fn nullable(name: &'static str, source: &'static str, kind: Kind) -> Colum
     Column {
         name,
         source,
+        in_postgres: None,
         kind,
         nullable: true,
     }
@@ -315,17 +347,20 @@ pub(super) static BACKTEST_FINDINGS: Table = Table {
             "projected_rows",
             "CAST(round(share * source_rows) AS INTEGER)",
             Kind::Int,
-        ),
+        )
+        .in_postgres("CAST(round(CAST(share * source_rows AS NUMERIC)) AS BIGINT)"),
         nullable(
             "projected_low",
             "CAST(round(share_low * source_rows) AS INTEGER)",
             Kind::Int,
-        ),
+        )
+        .in_postgres("CAST(round(CAST(share_low * source_rows AS NUMERIC)) AS BIGINT)"),
         nullable(
             "projected_high",
             "CAST(round(share_high * source_rows) AS INTEGER)",
             Kind::Int,
-        ),
+        )
+        .in_postgres("CAST(round(CAST(share_high * source_rows AS NUMERIC)) AS BIGINT)"),
     ],
 };
 
@@ -381,7 +416,7 @@ pub(super) static JOB: Table = Table {
         column("schedule", "schedule", Kind::Text),
         column("command", "command", Kind::Text),
         column("nodename", "'localhost'", Kind::Text),
-        nullable("nodeport", "NULL", Kind::Int),
+        nullable("nodeport", "NULL", Kind::Int).in_postgres("CAST(NULL AS BIGINT)"),
         column("database", "database", Kind::Text),
         column("username", "username", Kind::Text),
         column("active", "active", Kind::Bool),

@@ -5,9 +5,9 @@
 //! runs anywhere. Knows no schedules and no clock: times are arguments, microseconds since 1970-01-01 UTC.
 
 use super::Store;
+use super::db::{self, Connection, Optional, Row, params};
 use super::error::StoreError;
 use crate::config::CRON_WAITING_MAX;
-use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// What a run is marked with whose process ended before it.
 pub const RESTARTED: &str = "server restarted";
@@ -188,11 +188,13 @@ impl Store {
     pub async fn put_job(&self, job: NewJob) -> Result<i64, StoreError> {
         self.transact(move |writer| {
             let sql = "INSERT INTO cron_jobs (jobname, schedule, command, database, username, active, since)
-                       VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6)
+                       VALUES (?1, ?2, ?3, ?4, ?5, TRUE, ?6)
                        ON CONFLICT (jobname) DO UPDATE SET
                            schedule = excluded.schedule, command = excluded.command,
                            database = excluded.database, username = excluded.username,
-                           active = 1, since = max(cron_jobs.since + 1, excluded.since)
+                           active = TRUE,
+                           since = CASE WHEN cron_jobs.since + 1 > excluded.since
+                               THEN cron_jobs.since + 1 ELSE excluded.since END
                        RETURNING jobid";
             let values = params![
                 job.jobname,
@@ -222,7 +224,7 @@ impl Store {
             let sql = "UPDATE cron_jobs SET
                            schedule = coalesce(?2, schedule), command = coalesce(?3, command),
                            username = coalesce(?4, username), active = coalesce(?5, active),
-                           since = CASE WHEN ?6 THEN max(since + 1, ?7) ELSE since END
+                           since = CASE WHEN NOT ?6 THEN since WHEN since + 1 > ?7 THEN since + 1 ELSE ?7 END
                        WHERE jobid = ?1";
             let values = params![
                 jobid,
@@ -245,8 +247,8 @@ impl Store {
     /// Removes a job and its runs that wait; whether there was one. A run that runs goes on, and what ran stays on record.
     pub async fn remove_job(&self, key: JobKey) -> Result<bool, StoreError> {
         self.transact(move |writer| {
-            let found: Option<i64> = match key {
-                JobKey::Id(jobid) => Some(jobid),
+            let found: Option<i64> = match &key {
+                JobKey::Id(jobid) => Some(*jobid),
                 JobKey::Name(name) => writer
                     .query_row(
                         "SELECT jobid FROM cron_jobs WHERE jobname = ?1",
@@ -289,7 +291,8 @@ impl Store {
         self.transact(move |writer| {
             if let Some(seen) = claims.seen {
                 let sql = "INSERT INTO cron_state (id, seen) VALUES (1, ?1)
-                           ON CONFLICT (id) DO UPDATE SET seen = max(seen, excluded.seen)";
+                           ON CONFLICT (id) DO UPDATE SET seen = excluded.seen
+                           WHERE excluded.seen > cron_state.seen";
                 writer.execute(sql, [seen])?;
             }
             let mut claimed = 0;
@@ -330,7 +333,7 @@ impl Store {
             let limit = i64::try_from(most).unwrap_or(i64::MAX);
             let mut select = writer.prepare_cached(sql)?;
             let found = select.query_map(params![owner, limit], started)?;
-            let runs = found.collect::<rusqlite::Result<Vec<Started>>>()?;
+            let runs = found.collect::<db::Result<Vec<Started>>>()?;
             let pid = std::process::id();
             for run in &runs {
                 let sql = "UPDATE cron_runs SET status = 'running', job_pid = ?2, start_time = ?3,
@@ -354,7 +357,7 @@ impl Store {
                 "failed"
             };
             let notices = (!outcome.notices.is_empty())
-                .then(|| serde_json::Value::from(outcome.notices).to_string());
+                .then(|| serde_json::Value::from(outcome.notices.clone()).to_string());
             let sql = "UPDATE cron_runs SET status = ?2, return_message = ?3, end_time = ?4,
                            \"rows\" = ?5, asked = ?6, undecided = ?7, notices = ?8
                        WHERE runid = ?1 AND status = 'running'";
@@ -413,15 +416,16 @@ impl Store {
     /// The latest runs, of all jobs or of the one of this name or number, latest first.
     pub async fn runs(&self, of: Option<JobKey>, most: usize) -> Result<Vec<RunRow>, StoreError> {
         self.read(move |reader| {
-            let (id, name) = match of {
-                Some(JobKey::Id(id)) => (Some(id), None),
+            let (id, name) = match &of {
+                Some(JobKey::Id(id)) => (Some(*id), None),
                 Some(JobKey::Name(name)) => (None, Some(name)),
                 None => (None, None),
             };
             let sql = "SELECT r.runid, r.jobid, j.jobname, r.status, r.return_message, r.due,
                               r.start_time, r.end_time, r.\"rows\"
                        FROM cron_runs AS r LEFT JOIN cron_jobs AS j ON j.jobid = r.jobid
-                       WHERE (?1 IS NULL OR r.jobid = ?1) AND (?2 IS NULL OR j.jobname = ?2)
+                       WHERE (CAST(?1 AS BIGINT) IS NULL OR r.jobid = ?1)
+                         AND (CAST(?2 AS TEXT) IS NULL OR j.jobname = ?2)
                        ORDER BY r.runid DESC LIMIT ?3";
             let most = i64::try_from(most).unwrap_or(i64::MAX);
             let mut select = reader.prepare_cached(sql)?;
@@ -432,7 +436,7 @@ impl Store {
 }
 
 /// Whether this process got it.
-fn claim(writer: &Connection, claims: &Claims, due: &Due) -> rusqlite::Result<bool> {
+fn claim(writer: &Connection, claims: &Claims, due: &Due) -> db::Result<bool> {
     let sql = "SELECT count(*) FROM cron_runs WHERE jobid = ?1 AND status = 'starting'";
     let mut waiting = writer.prepare_cached(sql)?;
     let waiting: i64 = waiting.query_row([due.jobid], |row| row.get(0))?;
@@ -447,9 +451,10 @@ fn claim(writer: &Connection, claims: &Claims, due: &Due) -> rusqlite::Result<bo
         return Ok(false);
     }
     let sql =
-        "INSERT OR IGNORE INTO cron_runs (jobid, due, owner, database, username, command, status)
-               SELECT jobid, ?3, ?4, database, username, command, 'starting' FROM cron_jobs
-               WHERE jobid = ?1 AND active = 1 AND since = ?2";
+        "INSERT INTO cron_runs (jobid, due, owner, database, username, command, status)
+               SELECT jobid, CAST(?3 AS BIGINT), CAST(?4 AS TEXT), database, username, command, 'starting'
+               FROM cron_jobs WHERE jobid = ?1 AND active AND since = ?2
+               ON CONFLICT (jobid, due) DO NOTHING";
     let mut insert = writer.prepare_cached(sql)?;
     let values = params![due.jobid, due.since, due.at, claims.owner];
     Ok(insert.execute(values)? > 0)
@@ -461,16 +466,18 @@ fn miss(
     owner: &str,
     (jobid, since, first): (i64, i64, i64),
     (message, now): (&str, i64),
-) -> rusqlite::Result<()> {
-    let sql = "INSERT OR IGNORE INTO cron_runs
+) -> db::Result<()> {
+    let sql = "INSERT INTO cron_runs
                    (jobid, due, owner, database, username, command, status, return_message, end_time)
-               SELECT jobid, ?3, ?4, database, username, command, 'missed', ?5, ?6 FROM cron_jobs
-               WHERE jobid = ?1 AND active = 1 AND since = ?2";
+               SELECT jobid, CAST(?3 AS BIGINT), CAST(?4 AS TEXT), database, username, command, 'missed',
+                   CAST(?5 AS TEXT), CAST(?6 AS BIGINT)
+               FROM cron_jobs WHERE jobid = ?1 AND active AND since = ?2
+               ON CONFLICT (jobid, due) DO NOTHING";
     let values = params![jobid, since, first, owner, message, now];
     writer.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-fn forget_waiting(writer: &Connection, jobid: i64) -> rusqlite::Result<()> {
+fn forget_waiting(writer: &Connection, jobid: i64) -> db::Result<()> {
     let sql = "DELETE FROM cron_runs WHERE jobid = ?1 AND status = 'starting'";
     writer.execute(sql, [jobid]).map(drop)
 }
@@ -479,7 +486,7 @@ fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
+fn job(row: &Row<'_>) -> db::Result<JobRow> {
     Ok(JobRow {
         jobid: row.get(0)?,
         jobname: row.get(1)?,
@@ -492,7 +499,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
     })
 }
 
-fn started(row: &Row<'_>) -> rusqlite::Result<Started> {
+fn started(row: &Row<'_>) -> db::Result<Started> {
     Ok(Started {
         runid: row.get(0)?,
         jobid: row.get(1)?,
@@ -503,7 +510,7 @@ fn started(row: &Row<'_>) -> rusqlite::Result<Started> {
     })
 }
 
-fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+fn run(row: &Row<'_>) -> db::Result<RunRow> {
     Ok(RunRow {
         runid: row.get(0)?,
         jobid: row.get(1)?,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::CRON_WAITING_MAX;
+use crate::store::bed::{Bed, on_both};
 
 async fn job(store: &Store, name: &str) -> Due {
     let job = NewJob {
@@ -55,13 +56,8 @@ async fn states(store: &Store) -> String {
     states.collect::<Vec<_>>().join(" ")
 }
 
-#[tokio::test]
-async fn a_due_time_is_claimed_once_and_runs_of_a_job_never_overlap() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, other) = (
-        Store::open(dir.path()).unwrap(),
-        Store::open(dir.path()).unwrap(),
-    );
+async fn a_due_time_is_claimed_once_and_runs_of_a_job_never_overlap(bed: Bed) {
+    let (one, other) = (bed.open(), bed.open());
     let a = job(&one, "a").await;
     let b = job(&other, "b").await;
     let both = [a, b, at(a, 200)];
@@ -88,9 +84,8 @@ async fn a_due_time_is_claimed_once_and_runs_of_a_job_never_overlap() {
     assert_eq!((next[0].jobid, next[0].due), (a.jobid, 200));
 }
 
-#[tokio::test]
-async fn jobs_that_changed_or_went_are_not_due() {
-    let store = Store::ephemeral().unwrap();
+async fn jobs_that_changed_or_went_are_not_due(bed: Bed) {
+    let store = bed.new_store();
     let due = job(&store, "a").await;
     assert_eq!(store.claim(claims("one", &[due])).await.unwrap(), 1);
     // Another schedule: what waited is gone, and times of before do not count.
@@ -134,9 +129,8 @@ async fn jobs_that_changed_or_went_are_not_due() {
     assert_eq!(states(&store).await, "running@100");
 }
 
-#[tokio::test]
-async fn runs_wait_up_to_a_limit_and_intervals_wait_once() {
-    let store = Store::ephemeral().unwrap();
+async fn runs_wait_up_to_a_limit_and_intervals_wait_once(bed: Bed) {
+    let store = bed.new_store();
     let due = job(&store, "a").await;
     let many: Vec<Due> = (0..=CRON_WAITING_MAX as i64)
         .map(|n| at(due, 100 + n))
@@ -158,9 +152,8 @@ async fn runs_wait_up_to_a_limit_and_intervals_wait_once() {
     assert_eq!(store.claim(claims("one", &both)).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn missed_times_are_recorded_once_and_runs_of_the_dead_end() {
-    let store = Store::ephemeral().unwrap();
+async fn missed_times_are_recorded_once_and_runs_of_the_dead_end(bed: Bed) {
+    let store = bed.new_store();
     let due = job(&store, "a").await;
     let missed = Missed {
         jobid: due.jobid,
@@ -192,3 +185,10 @@ async fn missed_times_are_recorded_once_and_runs_of_the_dead_end() {
     assert_eq!(store.trim_runs(401).await.unwrap(), 2);
     assert_eq!(states(&store).await, "missed@50");
 }
+
+on_both!(
+    a_due_time_is_claimed_once_and_runs_of_a_job_never_overlap,
+    jobs_that_changed_or_went_are_not_due,
+    runs_wait_up_to_a_limit_and_intervals_wait_once,
+    missed_times_are_recorded_once_and_runs_of_the_dead_end,
+);

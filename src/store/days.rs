@@ -5,9 +5,9 @@
 //! 1970-01-01 UTC. Knows nothing of who asks what.
 
 use super::Store;
+use super::db::{self, Connection, Optional, params};
 use super::error::StoreError;
-use super::writer::count;
-use rusqlite::{Connection, OptionalExtension, params};
+use super::facts::count;
 
 /// Microseconds of a day.
 const DAY: i64 = 86_400_000_000;
@@ -58,7 +58,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.transact(move |c| {
             let sql = "UPDATE limit_days
-                       SET asked = max(0, asked - ?3), tokens = max(0, tokens - ?4)
+                       SET asked = CASE WHEN asked > ?3 THEN asked - ?3 ELSE 0 END,
+                           tokens = CASE WHEN tokens > ?4 THEN tokens - ?4 ELSE 0 END
                        WHERE day = ?1 AND role = ?2";
             let values = params![day, role, count(asked), count(tokens)];
             c.prepare_cached(sql)?.execute(values).map(drop)
@@ -67,7 +68,7 @@ impl Store {
     }
 }
 
-fn take(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
+fn take(c: &Connection, lease: &DayLease) -> db::Result<(u64, u64)> {
     let (asked, tokens) = spent(c, lease)?;
     let part = |limit: Option<u64>, spent: u64, wish: u64| {
         limit.map_or(0, |limit| wish.min(limit.saturating_sub(spent)))
@@ -85,12 +86,12 @@ fn take(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
     Ok(given)
 }
 
-fn two(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
-    let count = |at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+fn two(row: &db::Row<'_>) -> db::Result<(u64, u64)> {
+    let count = |at| row.get::<i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
     Ok((count(0)?, count(1)?))
 }
 
-fn known(c: &Connection, day: i64, role: &str) -> rusqlite::Result<Option<(u64, u64)>> {
+fn known(c: &Connection, day: i64, role: &str) -> db::Result<Option<(u64, u64)>> {
     let sql = "SELECT asked, tokens FROM limit_days WHERE day = ?1 AND role = ?2";
     c.prepare_cached(sql)?
         .query_row(params![day, role], two)
@@ -98,13 +99,14 @@ fn known(c: &Connection, day: i64, role: &str) -> rusqlite::Result<Option<(u64, 
 }
 
 /// What counts as spent, from now on in a row of its own.
-fn spent(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
+fn spent(c: &Connection, lease: &DayLease) -> db::Result<(u64, u64)> {
     if let Some(known) = known(c, lease.day, lease.role)? {
         return Ok(known);
     }
     // The limit may be newer than the day.
     let sql = "INSERT INTO limit_days (day, role, asked, tokens)
-               SELECT ?1, ?2, coalesce(sum(asked), 0), coalesce(sum(tokens_in + tokens_out), 0)
+               SELECT CAST(?1 AS BIGINT), CAST(?2 AS TEXT), CAST(coalesce(sum(asked), 0) AS BIGINT),
+                   CAST(coalesce(sum(tokens_in + tokens_out), 0) AS BIGINT)
                FROM queries WHERE role = ?2 AND started_at >= ?3 AND started_at < ?4
                RETURNING asked, tokens";
     let begin = lease.day.saturating_mul(DAY);
@@ -116,6 +118,7 @@ fn spent(c: &Connection, lease: &DayLease) -> rusqlite::Result<(u64, u64)> {
 mod tests {
     use super::super::QueryRow;
     use super::*;
+    use crate::store::bed::{Bed, on_both};
 
     fn wish(day: i64, limits: (Option<u64>, Option<u64>), asked: u64, tokens: u64) -> DayLease {
         DayLease {
@@ -128,9 +131,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_limit_is_given_out_once() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_limit_is_given_out_once(bed: Bed) {
+        let store = bed.new_store();
         let limits = (Some(10), Some(100));
         let cases = [
             (wish(5, limits, 4, 70), (4, 70)),
@@ -154,9 +156,8 @@ mod tests {
         assert_eq!(again, (1, 9));
     }
 
-    #[tokio::test]
-    async fn a_day_begins_with_what_statements_spent() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_day_begins_with_what_statements_spent(bed: Bed) {
+        let store = bed.new_store();
         let spent = |role: &str, started_at| QueryRow {
             started_at,
             role: Some(role.to_owned()),
@@ -177,4 +178,9 @@ mod tests {
         let left = store.lease_day(wish(7, limits, 99, 999)).await.unwrap();
         assert_eq!(left, (4, 50));
     }
+
+    on_both!(
+        a_limit_is_given_out_once,
+        a_day_begins_with_what_statements_spent,
+    );
 }

@@ -1,9 +1,11 @@
-//! What can go wrong with the store, each message naming the file and what became of it.
+//! What can go wrong with the store, each message naming the place and what became of it.
 //!
-//! Takes SQLite's errors and a path, gives [`StoreError`]. Messages that refuse a file end in "left as it is", because
+//! A store's place is its file, or the URL of its database without a password. Takes a database's errors and a place, gives [`StoreError`]. Messages that refuse a file end in "left as it is", because
 //! they are only given before anything was written to it.
 
-use crate::config::{STORE_BUSY_MS, STORE_READERS_MAX};
+use super::db;
+use crate::config::{STORE_BUSY_MS, STORE_WORDS_MAX};
+use crate::postgres::words;
 use rusqlite::ErrorCode;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +20,7 @@ pub enum StoreError {
         /// How that shows.
         why: String,
     },
-    /// The file was written by a later version of this program.
+    /// The store was written by a later version of this program.
     #[error(
         "store {} has format {found}, written by a newer safeguard; this one knows up to {known} (left as it is)",
         path.display()
@@ -54,9 +56,36 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Too many reads at once.
-    #[error("store {} has {} readers at work, the most it takes at once", path.display(), STORE_READERS_MAX)]
+    #[error("store {} has {limit} readers at work, the most it takes at once", path.display())]
     TooManyReaders {
         /// The file.
+        path: PathBuf,
+        /// Readers allowed.
+        limit: usize,
+    },
+    /// The server of the store does not answer, or the connection to it is lost. Of a write nothing is kept.
+    #[error("store {} cannot be reached: {why}", path.display())]
+    Unreachable {
+        /// The database.
+        path: PathBuf,
+        /// What was said last.
+        why: String,
+    },
+    /// The server of the store does not let us in.
+    #[error("store {} does not let us in: {why}", path.display())]
+    Denied {
+        /// The database.
+        path: PathBuf,
+        /// What the server said.
+        why: String,
+    },
+    /// The connection was lost while a transaction was ended. What it wrote is stored whole or not at all.
+    #[error(
+        "store {}: the connection was lost while something was stored, and whether it is stored is not known",
+        path.display()
+    )]
+    Unsure {
+        /// The database.
         path: PathBuf,
     },
     /// A read or a write failed; of a failed write nothing is kept.
@@ -64,7 +93,7 @@ pub enum StoreError {
     Failed {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// What the database said.
         why: String,
     },
     /// This version number is taken by another text. Versions are immutable.
@@ -92,6 +121,37 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What a database said of the store at `path`.
+    pub(super) fn of(path: &Path, error: db::Error) -> StoreError {
+        if error.is_lost() {
+            return StoreError::Unreachable {
+                path: path.to_path_buf(),
+                why: match &error {
+                    db::Error::Postgres(error) => shortened(words(error)),
+                    other => format!("{other:?}"),
+                },
+            };
+        }
+        if error.is_conflict() {
+            return StoreError::Busy {
+                path: path.to_path_buf(),
+            };
+        }
+        let why = match error {
+            db::Error::Sqlite(error) => return StoreError::sqlite(path, error),
+            db::Error::Postgres(error) => match error.code() {
+                Some(code) => format!("{} (SQLSTATE {})", words(&error), code.code()),
+                None => words(&error),
+            },
+            db::Error::NoRows => "a row that should be there is not".to_owned(),
+            db::Error::Value { at, why } => format!("column {at}: {why}"),
+        };
+        StoreError::Failed {
+            path: path.to_path_buf(),
+            why: shortened(why),
+        }
+    }
+
     /// An error of SQLite on the file at `path`.
     pub(super) fn sqlite(path: &Path, error: rusqlite::Error) -> StoreError {
         let path = path.to_path_buf();
@@ -109,4 +169,13 @@ impl StoreError {
             _ => StoreError::Failed { path, why },
         }
     }
+}
+
+/// So many characters of a database's own words as an error of ours may hold.
+pub(super) fn shortened(mut words: String) -> String {
+    if let Some((at, _)) = words.char_indices().nth(STORE_WORDS_MAX) {
+        words.truncate(at);
+        words.push_str("..");
+    }
+    words
 }

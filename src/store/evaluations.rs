@@ -3,10 +3,10 @@
 //! Takes an evaluation with its rows, stores them whole or not at all; gives people's labels of a policy back with their
 //! texts. Texts stand in here beside their digests, so that erasure by digest finds them.
 
+use super::db::{self, Connection, params};
+use super::facts::count;
 use super::records::Digest;
-use super::writer::count;
 use super::{Store, StoreError};
-use rusqlite::{Connection, params};
 use std::sync::Arc;
 
 /// One policy measured once. Appended, never updated.
@@ -121,14 +121,14 @@ impl Store {
                  WHERE o.place = 1 AND t.text IS NOT NULL ORDER BY t.text",
             )?;
             select
-                .query_map([policy], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([&policy], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })
         .await
     }
 }
 
-fn append(writer: &Connection, e: &EvaluationRow) -> rusqlite::Result<i64> {
+fn append(writer: &Connection, e: &EvaluationRow) -> db::Result<i64> {
     let [accuracy, low, high] = e.accuracy.map_or([None; 3], |figure| figure.map(Some));
     let [flips, fixed, broken] = e.changes.map_or([None; 3], |n| n.map(|n| Some(count(n))));
     let sql =
@@ -167,7 +167,7 @@ fn append(writer: &Connection, e: &EvaluationRow) -> rusqlite::Result<i64> {
     ])
 }
 
-fn append_text(writer: &Connection, evaluation: i64, t: &EvaluatedText) -> rusqlite::Result<()> {
+fn append_text(writer: &Connection, evaluation: i64, t: &EvaluatedText) -> db::Result<()> {
     let sql = "INSERT INTO evaluation_rows (evaluation, policy, version, text_digest, source,
                    golden_label, golden_violates, label, reason, violates, score, unstable, rules,
                    text)
@@ -185,7 +185,7 @@ fn append_text(writer: &Connection, evaluation: i64, t: &EvaluatedText) -> rusql
         t.violates,
         t.score,
         t.unstable,
-        super::writer::words(&t.rules),
+        super::facts::words(&t.rules),
         t.text,
     ];
     writer.prepare_cached(sql)?.execute(values).map(drop)

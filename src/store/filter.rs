@@ -1,28 +1,30 @@
-//! Filters: what SQLite can answer exactly as DataFusion would.
+//! Filters: what the store's database can answer exactly as DataFusion would.
 //!
 //! Takes a filter over a table's columns, gives SQL with its parameters, or nothing where the two might differ: then
 //! DataFusion does it itself. Three-valued logic and comparison of text by bytes are the same in both; not-a-number and
 //! negative zero are not, and are left to DataFusion. Literals are always parameters.
 
 use super::columns::{Column, Kind, Table};
+use super::db::Owned;
+use super::place::Dialect;
 use super::records::from_hex;
 use crate::config::{STORE_FILTER_DEPTH_MAX, STORE_FILTER_LITERALS_MAX};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
-use rusqlite::types::Value;
 
-/// A condition in SQLite's words.
+/// A condition in the database's words.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Condition {
     /// With a `?` for each parameter, in parentheses where it has parts.
     pub(super) sql: String,
     /// In the order of the `?`.
-    pub(super) parameters: Vec<Value>,
+    pub(super) parameters: Vec<Owned>,
 }
 
 /// The condition that keeps exactly the rows that `filter` keeps; `None` if DataFusion must do it.
-pub(super) fn translate(table: &Table, filter: &Expr) -> Option<Condition> {
+pub(super) fn translate(dialect: Dialect, table: &Table, filter: &Expr) -> Option<Condition> {
     let mut translation = Translation {
+        dialect,
         table,
         parameters: Vec::new(),
     };
@@ -34,8 +36,9 @@ pub(super) fn translate(table: &Table, filter: &Expr) -> Option<Condition> {
 }
 
 struct Translation<'a> {
+    dialect: Dialect,
     table: &'a Table,
-    parameters: Vec<Value>,
+    parameters: Vec<Owned>,
 }
 
 impl Translation<'_> {
@@ -48,7 +51,7 @@ impl Translation<'_> {
             Expr::Column(_) => self
                 .column(expr)
                 .filter(|c| c.kind == Kind::Bool)
-                .map(|c| c.source.to_string()),
+                .map(|c| c.source(self.dialect).to_string()),
             Expr::Not(inner) => Some(format!("(NOT {})", self.condition(inner, below)?)),
             Expr::IsTrue(inner) => self.test(inner, "IS TRUE", below),
             Expr::IsNotTrue(inner) => self.test(inner, "IS NOT TRUE", below),
@@ -90,7 +93,7 @@ impl Translation<'_> {
     fn null(&mut self, inner: &Expr, test: &str) -> Option<String> {
         // An empty list is NULL in the file only.
         let column = self.column(inner).filter(|c| c.kind != Kind::Words)?;
-        Some(format!("({} {test})", column.source))
+        Some(format!("({} {test})", column.source(self.dialect)))
     }
 
     fn comparison(&mut self, left: &Expr, op: Operator, right: &Expr) -> Option<String> {
@@ -109,25 +112,29 @@ impl Translation<'_> {
             _ => return None,
         };
         let literal = literal_of(column, literal)?;
+        let source = column.source(self.dialect);
         if column.kind == Kind::Hex {
             // Bytes compare as their hex does, and by an index; whatever is not a digest is compared as hex.
             return match digest_of(&literal) {
-                Some(digest) => self.bind(format!("({} {sign} ?)", column.source), digest),
-                None => self.bind(format!("(lower(hex({})) {sign} ?)", column.source), literal),
+                Some(digest) => self.bind(format!("({source} {sign} ?)"), digest),
+                None => {
+                    let hex = self.dialect.hex(source);
+                    self.bind(format!("({hex} {sign} ?)"), literal)
+                }
             };
         }
-        self.bind(format!("({} {sign} ?)", column.source), literal)
+        self.bind(format!("({source} {sign} ?)"), literal)
     }
 
     fn member(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Option<String> {
         let column = self.column(expr)?;
-        let literals: Option<Vec<Value>> = list.iter().map(|e| literal_of(column, e)).collect();
+        let literals: Option<Vec<Owned>> = list.iter().map(|e| literal_of(column, e)).collect();
         let mut literals = literals.filter(|l| !l.is_empty())?;
-        let mut source = column.source.to_string();
+        let mut source = column.source(self.dialect).to_string();
         if column.kind == Kind::Hex {
             match literals.iter().map(digest_of).collect() {
                 Some(digests) => literals = digests,
-                None => source = format!("lower(hex({source}))"),
+                None => source = self.dialect.hex(&source),
             }
         }
         if self.parameters.len() + literals.len() > STORE_FILTER_LITERALS_MAX {
@@ -139,7 +146,7 @@ impl Translation<'_> {
         Some(format!("({source} {word} ({marks}))"))
     }
 
-    fn bind(&mut self, sql: String, parameter: Value) -> Option<String> {
+    fn bind(&mut self, sql: String, parameter: Owned) -> Option<String> {
         self.parameters.push(parameter);
         (self.parameters.len() <= STORE_FILTER_LITERALS_MAX).then_some(sql)
     }
@@ -152,8 +159,8 @@ impl Translation<'_> {
     }
 }
 
-/// A literal of the column's own type, as SQLite holds it.
-fn literal_of(column: &Column, expr: &Expr) -> Option<Value> {
+/// A literal of the column's own type, as the store holds it.
+fn literal_of(column: &Column, expr: &Expr) -> Option<Owned> {
     let Expr::Literal(literal, _) = expr else {
         return None;
     };
@@ -163,31 +170,31 @@ fn literal_of(column: &Column, expr: &Expr) -> Option<Value> {
             ScalarValue::Utf8(Some(text))
             | ScalarValue::Utf8View(Some(text))
             | ScalarValue::LargeUtf8(Some(text)),
-        ) => Some(Value::Text(text.clone())),
-        (Kind::Int, ScalarValue::Int64(Some(n))) => Some(Value::Integer(*n)),
+        ) => Some(Owned::Text(text.clone())),
+        (Kind::Int, ScalarValue::Int64(Some(n))) => Some(Owned::Integer(*n)),
         (Kind::Float, ScalarValue::Float64(Some(x)))
             if !x.is_nan() && x.to_bits() != (-0.0_f64).to_bits() =>
         {
-            Some(Value::Real(*x))
+            Some(Owned::Real(*x))
         }
-        (Kind::Bool, ScalarValue::Boolean(Some(b))) => Some(Value::Integer(i64::from(*b))),
+        (Kind::Bool, ScalarValue::Boolean(Some(b))) => Some(Owned::Integer(i64::from(*b))),
         // A time zone changes how a time is shown, not which it is.
         (Kind::Time, ScalarValue::TimestampMicrosecond(Some(t), Some(_))) => {
-            Some(Value::Integer(*t))
+            Some(Owned::Integer(*t))
         }
         _ => None,
     }
 }
 
 /// The bytes of a digest spelled as this store spells it.
-fn digest_of(literal: &Value) -> Option<Value> {
-    let Value::Text(hex) = literal else {
+fn digest_of(literal: &Owned) -> Option<Owned> {
+    let Owned::Text(hex) = literal else {
         return None;
     };
     if hex.bytes().any(|b| b.is_ascii_uppercase()) {
         return None;
     }
-    from_hex(hex).map(|digest| Value::Blob(digest.to_vec()))
+    from_hex(hex).map(|digest| Owned::Blob(digest.to_vec()))
 }
 
 #[cfg(test)]

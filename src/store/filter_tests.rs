@@ -1,6 +1,7 @@
 //! One table of predicates: SQLite keeps the rows that DataFusion keeps.
 
 use super::*;
+use crate::store::bed::{Bed, on_both};
 use crate::store::tests::{key, rows, session, undecided, verdict};
 use crate::store::{Record, Store, to_hex};
 use datafusion::datasource::MemTable;
@@ -91,8 +92,8 @@ const CASES: &[(&str, By)] = &[
 ];
 
 /// Verdicts and undecided with odd labels and scores among them, and a copy in memory that takes no filter.
-async fn both() -> (Store, SessionContext) {
-    let store = Store::ephemeral().unwrap();
+async fn both(bed: &Bed) -> (Store, SessionContext) {
+    let store = bed.new_store();
     let labels = ["hateful", "allowed", "Ärger", "", "a'b", "nul\0nul"];
     let scores = [
         Some(0.0),
@@ -152,9 +153,8 @@ async fn check(session: &SessionContext, predicate: &str, by: By) {
     assert_eq!(filtered, by, "{predicate}\n{plan}");
 }
 
-#[tokio::test]
-async fn sqlite_and_datafusion_keep_the_same_rows() {
-    let (_store, session) = both().await;
+async fn sqlite_and_datafusion_keep_the_same_rows(bed: Bed) {
+    let (_store, session) = both(&bed).await;
     let digest = to_hex(&key(77));
     let upper = digest.to_uppercase();
     let many = (0..STORE_FILTER_LITERALS_MAX + 1)
@@ -187,3 +187,5 @@ async fn sqlite_and_datafusion_keep_the_same_rows() {
         check(&session, &predicate, by).await;
     }
 }
+
+on_both!(sqlite_and_datafusion_keep_the_same_rows,);

@@ -90,7 +90,7 @@ impl Index {
         let reader = readers.take()?;
         let read = || {
             // One snapshot, and one lock taken for all rows.
-            let snapshot = reader.unchecked_transaction()?;
+            let snapshot = reader.sqlite().unchecked_transaction()?;
             let mut fetch = Fetch::new(&snapshot, &self.judges)?;
             for (row, at) in hits {
                 let record = fetch.record(row)?;
@@ -209,7 +209,8 @@ impl<'a> Fetch<'a> {
             score: row.get(5)?,
             gap: row.get(12)?,
             rationale: row.get(11)?,
-            rules: rules(row.get_ref(10)?.as_str_or_null()?)?,
+            rules: rules(row.get_ref(10)?.as_str_or_null()?)
+                .map_err(|why| rusqlite::types::FromSqlError::Other(why.into()))?,
             reason: word(&mut self.words, row, 6)?,
             stage: Arc::clone(&judge.stage),
             mode: Arc::clone(&judge.mode),
@@ -277,10 +278,9 @@ fn word(words: &mut Vec<Arc<str>>, row: &Row<'_>, at: usize) -> rusqlite::Result
 }
 
 /// The codes in a stored list: JSON, or nothing for none.
-pub(super) fn rules(json: Option<&str>) -> rusqlite::Result<Vec<Arc<str>>> {
+pub(super) fn rules(json: Option<&str>) -> Result<Vec<Arc<str>>, String> {
     json.map_or(Ok(Vec::new()), |json| {
-        let codes: Vec<String> = serde_json::from_str(json)
-            .map_err(|e| rusqlite::types::FromSqlError::Other(Box::new(e)))?;
+        let codes: Vec<String> = serde_json::from_str(json).map_err(|e| e.to_string())?;
         Ok(codes.into_iter().map(Arc::from).collect())
     })
 }

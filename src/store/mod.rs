@@ -1,31 +1,40 @@
-//! The verdict store: the only files that touch verdicts on disk.
+//! The verdict store: the only files that touch stored verdicts.
 //!
-//! Takes a directory, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
-//! of policies, overrides, calibrations, evaluations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it: one
-//! writer thread, reader connections on tokio's blocking threads. A file that is not plainly ours is refused and left as
-//! it is. Several processes may use one directory at once: a verdict is a fact, so the second to store a key stores
-//! nothing. Knows DataFusion, and nothing of policies, models or how a verdict is reached.
+//! Takes a directory or a URL, gives [`Store`]: recall of verdicts by key in batches, durable appends with group commit, versions
+//! of policies, overrides, calibrations, evaluations, the log of statements, all of it as tables for SQL, and the server's users. SQLite in WAL mode behind it, or a
+//! schema of a PostgreSQL database that servers share (`server/`): writer threads, reader connections on tokio's blocking
+//! threads, the same statements in both (`db/`). What is not plainly ours is refused and left as it is. Several processes
+//! may use one store at once: a verdict is a fact, so the second to store a key stores nothing. Knows DataFusion, and
+//! nothing of policies, models or how a verdict is reached.
 //!
 //! *Appended, never updated*: a key has at most two rows. Attempt 0 is what was found first. If that is undecided and the
 //! text is asked again (`retry_undecided`), a verdict becomes attempt 1 and is what recall gives from then on; a second
 //! undecided stores nothing. Whatever comes after a verdict under the same key stores nothing. The one exception is
 //! [`Store::erase_text`].
 
+mod aloft;
 mod backfills;
 mod backtests;
+#[cfg(test)]
+#[path = "bed_tests.rs"]
+mod bed;
 mod calibrations;
 mod chunks;
 mod columns;
 mod create;
 mod cron;
 mod days;
+mod db;
 mod error;
 mod evaluations;
+mod facts;
 mod filter;
 mod index;
 mod open;
 mod overrides;
 mod payload;
+mod pen;
+mod place;
 mod presence;
 mod queue;
 mod quoted;
@@ -36,11 +45,13 @@ mod records;
 mod relations;
 mod scan;
 mod screens;
+mod server;
 mod settling;
 mod tables;
 mod users;
 mod writer;
 
+pub use aloft::Aloft;
 pub use backfills::{BackfillRow, Judging, NewBackfill, State, Steer, Steered};
 pub use backtests::{BacktestRow, FindingRow, FlipRow, Share, SideRow, Tested};
 pub use chunks::{Claimant, Claimed, SpoolJob};
@@ -66,10 +77,11 @@ pub use users::UserRow;
 
 use crate::config::STORE_COMMIT_ROWS_MAX;
 use datafusion::catalog::TableProvider;
-use rusqlite::Connection;
+use db::Connection;
+use place::Place;
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use writer::{Work, Writer};
@@ -97,9 +109,13 @@ pub struct Store {
 
 /// What clones and tables share.
 struct Inner {
+    place: Place,
     readers: Arc<readers::Readers>,
-    index: index::Index,
+    /// Of a file; a server is asked.
+    index: Option<index::Index>,
     writer: Writer,
+    /// Writes verdicts, where that is not the writer's too.
+    appender: Option<Writer>,
     pending: Notify,
     /// Last, so that the files go after whatever had them open.
     _scratch: Option<create::Scratch>,
@@ -109,7 +125,12 @@ impl Drop for Inner {
     /// Readers first: the last connection to close folds the write-ahead log into the file, and only the writer may.
     fn drop(&mut self) {
         self.readers.close();
-        self.index.close();
+        if let Some(index) = &self.index {
+            index.close();
+        }
+        if let Some(appender) = &self.appender {
+            appender.close();
+        }
         self.writer.close();
     }
 }
@@ -128,7 +149,7 @@ impl Store {
     /// a check of the file takes.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
         let path = open::prepare(dir)?;
-        Store::assemble(open::writer(&path, open::Durable::Yes)?, &path, None)
+        Store::file(open::writer(&path, open::Durable::Yes)?, path, None)
     }
 
     /// An empty store that is gone when it is closed. It lives in the system's directory for temporary files, where a
@@ -137,29 +158,70 @@ impl Store {
         let scratch = create::Scratch::new()?;
         let path = open::prepare(scratch.dir())?;
         let writer = open::writer(&path, open::Durable::No)?;
-        Store::assemble(writer, &path, Some(scratch))
+        Store::file(writer, path, Some(scratch))
+    }
+
+    fn file(
+        writer: rusqlite::Connection,
+        path: PathBuf,
+        scratch: Option<create::Scratch>,
+    ) -> Result<Store, StoreError> {
+        let pen = pen::Pen::new(Connection::Sqlite(writer), &path);
+        let writer = Writer::start(&path, move |queue| pen.run(queue))?;
+        let index = index::Index::new(&path);
+        let store = Store::assemble(Place::File(path), Some(index), (writer, None), scratch);
+        Ok(store)
+    }
+
+    /// Opens the store that servers share at a URL `postgres://user@host:port/database`, making its schema where it is
+    /// missing (`safeguard_store`, or what `?search_path=` names). The password is that of the URL or of the variable
+    /// `PGPASSWORD`; the way is encrypted unless it stays within this machine or `?sslmode=` says otherwise.
+    ///
+    /// Errors: [`StoreError::Unopenable`] for a URL that means nothing, [`StoreError::Unreachable`] and
+    /// [`StoreError::Denied`]; [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Damaged`] refuse a schema
+    /// without having written to it. Blocks for as long as connecting takes.
+    pub fn shared(url: &str) -> Result<Store, StoreError> {
+        let server = server::Server::open(url)?;
+        let pen = |server| {
+            let pen = server::Pen::new(Arc::clone(server));
+            Writer::start(server.name(), move |queue| pen.run(queue))
+        };
+        let writers = (pen(&server)?, Some(pen(&server)?));
+        Ok(Store::assemble(Place::Server(server), None, writers, None))
     }
 
     fn assemble(
-        writer: Connection,
-        path: &Path,
+        place: Place,
+        index: Option<index::Index>,
+        (writer, appender): (Writer, Option<Writer>),
         scratch: Option<create::Scratch>,
-    ) -> Result<Store, StoreError> {
+    ) -> Store {
         let inner = Inner {
-            readers: Arc::new(readers::Readers::new(path)),
-            index: index::Index::new(path),
-            writer: Writer::start(writer, path)?,
+            readers: Arc::new(readers::Readers::new(place.clone())),
+            place,
+            index,
+            writer,
+            appender,
             pending: Notify::new(),
             _scratch: scratch,
         };
-        Ok(Store {
+        Store {
             inner: Arc::new(inner),
-        })
+        }
     }
 
-    /// The database file.
+    /// What time it is for whoever works on this store, in microseconds since 1970-01-01 UTC: this machine's, or where
+    /// servers share it the database's, by which leases hold.
+    pub fn clock(&self) -> i64 {
+        match &self.inner.place {
+            Place::File(_) => now(),
+            Place::Server(server) => server.now(),
+        }
+    }
+
+    /// The database file; of a shared store its URL, without a password.
     pub fn path(&self) -> &Path {
-        self.inner.readers.path()
+        self.inner.place.path()
     }
 
     /// Told when this process leaves work for the background.
@@ -174,9 +236,16 @@ impl Store {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let inner = Arc::clone(&self.inner);
         let keys = keys.to_vec();
-        blocking(move || inner.index.recall(&inner.readers, &keys)).await
+        if self.inner.index.is_none() {
+            return self.read(move |reader| server::recall(reader, &keys)).await;
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || match &inner.index {
+            Some(index) => index.recall(&inner.readers, &keys),
+            None => unreachable!("bug: an index that is gone"),
+        })
+        .await
     }
 
     /// Stores records; returns when they are on the disk. Records under a key that is already stored are dropped, except
@@ -213,8 +282,7 @@ impl Store {
 
     /// The same, for who cannot wait otherwise: blocks the thread for a read of the file.
     pub fn versions_now(&self) -> Result<Vec<VersionRow>, StoreError> {
-        let reader = self.inner.readers.take()?;
-        read_versions(&reader).map_err(|e| StoreError::sqlite(self.path(), e))
+        self.inner.read(read_versions)
     }
 
     /// Stores a person's label. The policy and label are the caller's to check.
@@ -270,35 +338,85 @@ impl Store {
     }
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {
-        self.inner.writer.write(work).await
+        self.inner.write(work).await
     }
 
-    /// Does `work` whole or not at all; gives what it gave once that is on the disk.
+    /// Does `work` whole or not at all, and nothing else of its kind meanwhile, on whichever server; gives what it gave
+    /// once that is on the disk. Where it comes to nothing because of others, it is done again.
     async fn transact<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (given, gives) = std::sync::mpsc::sync_channel(1);
-        let work = move |writer: &Connection| {
-            // The receiver waits below, and there is room for the one answer.
-            let _ = given.send(work(writer)?);
-            Ok(())
-        };
-        self.write(Work::Transact(Box::new(work))).await?;
-        Ok(gives.recv().expect("bug: the writer did no work"))
+        self.transacted(work, Work::Transact).await
     }
 
-    /// What `read` finds in the file.
+    /// The same for what many do at once: the rows that `work` reads to change them, it holds against others itself.
+    async fn transact_beside<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.transacted(work, Work::Beside).await
+    }
+
+    /// The same where `work` is one statement in PostgreSQL that does no harm when it is done twice.
+    async fn transact_once<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.transacted(work, Work::Once).await
+    }
+
+    /// Whether asking whether there is work is cheaper than trying to take it: a file has one writer.
+    fn looks_first(&self) -> bool {
+        matches!(self.inner.place, Place::File(_))
+    }
+
+    async fn transacted<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
+        kind: fn(writer::Transaction) -> Work,
+    ) -> Result<T, StoreError> {
+        let given = Arc::new(Mutex::new(None));
+        let gives = Arc::clone(&given);
+        let work = move |writer: &Connection| {
+            let done = work(writer)?;
+            *gives.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+            Ok(())
+        };
+        self.write(kind(Box::new(work))).await?;
+        let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(given.take().expect("bug: the writer did no work"))
+    }
+
+    /// What `read` finds there.
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let reader = inner.readers.take()?;
-            read(&reader).map_err(|e| StoreError::sqlite(inner.readers.path(), e))
-        })
-        .await
+        blocking(move || inner.read(read)).await
+    }
+}
+
+impl Inner {
+    /// Blocks. A connection that turns out to be lost is replaced once.
+    fn read<T>(&self, read: impl Fn(&Connection) -> db::Result<T>) -> Result<T, StoreError> {
+        let reader = self.readers.take_short()?;
+        let found = match read(&reader) {
+            Err(error) if error.is_lost() => {
+                drop(reader);
+                read(&*self.readers.take_short()?)
+            }
+            found => found,
+        };
+        found.map_err(|e| StoreError::of(self.place.path(), e))
+    }
+
+    async fn write(&self, work: Work) -> Result<i64, StoreError> {
+        match (&work, &self.appender) {
+            (Work::Records(_), Some(appender)) => appender.write(work).await,
+            _ => self.writer.write(work).await,
+        }
     }
 }
 
@@ -316,7 +434,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn read_versions(reader: &Connection) -> rusqlite::Result<Vec<VersionRow>> {
+fn read_versions(reader: &Connection) -> db::Result<Vec<VersionRow>> {
     let mut select = reader.prepare_cached(
         "SELECT name, version, digest, text, labels, title, published_at, published_by, note
          FROM policy_versions ORDER BY name, version",

@@ -35,7 +35,7 @@ const MIGRATIONS: &[&str] = &[
 const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Tables and views that a store of the known version has.
-const PARTS: [&str; 27] = [
+pub(super) const PARTS: [&str; 27] = [
     "judges",
     "verdicts",
     "policy_versions",

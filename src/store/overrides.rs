@@ -84,7 +84,6 @@ impl DataSink for OverrideSink {
         let count = rows.len() as u64;
         if count > 0 {
             self.store
-                .writer
                 .write(Work::Overrides(rows))
                 .await
                 .map_err(external)?;
@@ -173,12 +172,12 @@ fn get(column: &StringViewArray, at: usize) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::bed::{Bed, on_both};
     use crate::store::tests::{rows, session};
-    use crate::store::{Store, to_hex};
+    use crate::store::to_hex;
 
-    #[tokio::test]
-    async fn what_was_left_out_is_worked_out() {
-        let store = Store::ephemeral().unwrap();
+    async fn what_was_left_out_is_worked_out(bed: Bed) {
+        let store = bed.new_store();
         let session = session(&store).await;
         let of_a = to_hex(&text_digest("a"));
         let inserts = [
@@ -218,9 +217,8 @@ mod tests {
         assert_eq!(rows(&session, many).await, ["2"]);
     }
 
-    #[tokio::test]
-    async fn an_override_that_cannot_be_stored_stores_nothing() {
-        let store = Store::ephemeral().unwrap();
+    async fn an_override_that_cannot_be_stored_stores_nothing(bed: Bed) {
+        let store = bed.new_store();
         let session = session(&store).await;
         let cases = [
             (
@@ -282,4 +280,9 @@ mod tests {
             assert_eq!(kept, ["0"], "{sql}");
         }
     }
+
+    on_both!(
+        what_was_left_out_is_worked_out,
+        an_override_that_cannot_be_stored_stores_nothing,
+    );
 }

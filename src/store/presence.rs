@@ -2,11 +2,16 @@
 //!
 //! Takes a store, gives a [`Presence`]: a locked file beside the database, under an identifier that others find in rows
 //! which that process owns. The system gives up the lock when the process ends, however it ends, so that a killed
-//! process is known to be gone at once and without a clock. Knows nothing of what the rows are.
+//! process is known to be gone at once and without a clock. In a shared store it is a row that is renewed, and a killed
+//! process is known to be gone some time later. Knows nothing of what the rows are.
 
 use super::Store;
+use super::place::Place;
 use super::records::{now, text_digest, to_hex};
+use super::server::Lease;
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +25,18 @@ const ID_DIGITS: usize = 16;
 #[derive(Debug)]
 pub struct Presence {
     id: String,
-    path: PathBuf,
-    /// Holds the lock.
-    _file: File,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// The file that holds the lock.
+    File(
+        PathBuf,
+        #[expect(dead_code, reason = "its lock is what counts")] File,
+    ),
+    /// The row.
+    Row(#[expect(dead_code, reason = "it is held")] Lease),
 }
 
 impl Presence {
@@ -34,8 +48,10 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // A file that stays is one that nobody holds the lock of.
-        let _ = fs::remove_file(&self.path);
+        if let Held::File(path, _) = &self.held {
+            // A file that stays is one that nobody holds the lock of.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -47,8 +63,15 @@ impl Store {
     pub fn announce(&self) -> io::Result<Presence> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let seed = format!("{} {} {count}", std::process::id(), now());
+        // Of two machines that share a store, no number is the same.
+        let chance = RandomState::new().build_hasher().finish();
+        let seed = format!("{} {} {count} {chance}", std::process::id(), now());
         let id = to_hex(&text_digest(&seed))[..ID_DIGITS].to_owned();
+        if let Place::Server(server) = &self.inner.place {
+            let lease = Lease::take(server, &id).map_err(io::Error::other)?;
+            let held = Held::Row(lease);
+            return Ok(Presence { id, held });
+        }
         // Locked before it has its name: a file of that name without a lock is one that was left behind.
         let draft = self.beside(&format!("arriving-{id}"));
         let mut options = OpenOptions::new();
@@ -59,15 +82,16 @@ impl Store {
         file.lock()?;
         let path = self.beside(&format!("{PREFIX}{id}"));
         fs::rename(&draft, &path)?;
-        Ok(Presence {
-            id,
-            path,
-            _file: file,
-        })
+        let held = Held::File(path, file);
+        Ok(Presence { id, held })
     }
 
     /// Whether the process of this identifier is there. Where that cannot be told, it is taken to be.
     pub fn is_present(&self, id: &str) -> bool {
+        if let Place::Server(server) = &self.inner.place {
+            let present = server.present();
+            return present.map_or(true, |ids| ids.iter().any(|held| held == id));
+        }
         id.len() == ID_DIGITS
             && id.bytes().all(|b| b.is_ascii_hexdigit())
             && is_held(&self.beside(&format!("{PREFIX}{id}")))
@@ -78,6 +102,9 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub fn present(&self) -> io::Result<Vec<String>> {
+        if let Place::Server(server) = &self.inner.place {
+            return server.present().map_err(io::Error::other);
+        }
         let mut ids = Vec::new();
         for entry in fs::read_dir(self.folder())? {
             let name = entry?.file_name();

@@ -8,12 +8,14 @@
 use super::Store;
 use super::backfills::{Judging, signed, unsigned};
 use super::chunks::{Claimant, JUDGING, judging};
+use super::db::{self, Connection, Optional, params};
 use super::error::StoreError;
 use super::records::{Digest, text_digest};
 use super::settling::{Fate, Settlement, Then};
 use crate::config::{BACKFILL_CHUNK_ROWS, BACKFILL_RATE_MS, QUEUE_JUDGES_MAX, QUEUE_ROWS_MAX};
-use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashSet;
 use std::sync::Arc;
+use tokio_postgres::types::ToSql;
 
 /// Texts that are to be judged when somebody has time.
 #[derive(Debug, Clone)]
@@ -72,13 +74,13 @@ impl Store {
         };
         match some {
             None => Ok(None),
-            Some(_) => self.transact(move |c| claim(c, &by)).await,
+            Some(_) => self.transact_beside(move |c| claim(c, &by)).await,
         }
     }
 
     /// Holds texts for longer; whether any is still this worker's.
     pub async fn renew_queue(&self, judge: i64, by: Claimant) -> Result<bool, StoreError> {
-        self.transact(move |c| {
+        self.transact_once(move |c| {
             let sql = "UPDATE queue SET lease_until = ?3 WHERE judge = ?1 AND claimed_by = ?2";
             let values = params![judge, by.worker, by.lease_until];
             Ok(c.prepare_cached(sql)?.execute(values)? > 0)
@@ -88,23 +90,25 @@ impl Store {
 
     /// Takes texts back with what became of them. The control sample's interval is not looked at.
     pub async fn settle_queue(&self, judge: i64, settlement: Settlement) -> Result<(), StoreError> {
-        self.transact(move |c| settle(c, judge, &settlement)).await
+        self.transact_beside(move |c| settle(c, judge, &settlement))
+            .await
     }
 
     /// Texts that wait for this model.
     pub async fn queue_depth(&self, model_digest: &str) -> Result<u64, StoreError> {
         let model = model_digest.to_owned();
         self.read(move |c| {
-            let sql = "SELECT coalesce(sum(depth), 0) FROM queue_judges WHERE model_digest = ?1";
+            let sql = "SELECT CAST(coalesce(sum(depth), 0) AS BIGINT) FROM queue_judges
+                       WHERE model_digest = ?1";
             c.prepare_cached(sql)?
-                .query_row([model], |row| unsigned(row, 0))
+                .query_row([&model], |row| unsigned(row, 0))
         })
         .await
     }
 }
 
 /// The kind of these texts, where there is one.
-fn judge(c: &Connection, new: &Enqueued) -> rusqlite::Result<Option<i64>> {
+fn judge(c: &Connection, new: &Enqueued) -> db::Result<Option<i64>> {
     let sql = "SELECT id FROM queue_judges
                WHERE policy = ?1 AND policy_version = ?2 AND policy_digest = ?3
                  AND model_digest = ?4 AND mode = ?5 AND effort = ?6 AND retry_undecided = ?7";
@@ -124,19 +128,32 @@ fn judge(c: &Connection, new: &Enqueued) -> rusqlite::Result<Option<i64>> {
 }
 
 /// Whether each text is in the queue.
-fn waiting(c: &Connection, new: &Enqueued) -> rusqlite::Result<Vec<bool>> {
+fn waiting(c: &Connection, new: &Enqueued) -> db::Result<Vec<bool>> {
     let Some(judge) = judge(c, new)? else {
         return Ok(vec![false; new.texts.len()]);
     };
+    let digests: Vec<Digest> = new.texts.iter().map(|text| text_digest(text)).collect();
+    known(c, judge, &digests)
+}
+
+/// Whether there is a text of each digest.
+fn known(c: &Connection, judge: i64, digests: &[Digest]) -> db::Result<Vec<bool>> {
+    if let Connection::Postgres(server) = c {
+        let sql = "SELECT text_digest FROM queue WHERE judge = ?1 AND text_digest = ANY(?2)";
+        let bytes: Vec<&[u8]> = digests.iter().map(|digest| &digest[..]).collect();
+        let found = server.query_typed(sql, &[&judge, &bytes])?;
+        let found: HashSet<&[u8]> = found.iter().map(|row| row.get(0)).collect();
+        return Ok(bytes.iter().map(|digest| found.contains(digest)).collect());
+    }
     let mut known =
         c.prepare_cached("SELECT 1 FROM queue WHERE judge = ?1 AND text_digest = ?2")?;
-    let texts = new.texts.iter();
-    texts
-        .map(|text| known.exists(params![judge, text_digest(text)]))
+    let digests = digests.iter();
+    digests
+        .map(|digest| known.exists(params![judge, digest]))
         .collect()
 }
 
-fn enqueue(c: &Connection, new: &Enqueued, most: u64) -> rusqlite::Result<Vec<bool>> {
+fn enqueue(c: &Connection, new: &Enqueued, most: u64) -> db::Result<Vec<bool>> {
     let judge = match judge(c, new)? {
         Some(judge) => judge,
         None => match add_judge(c, new)? {
@@ -144,30 +161,54 @@ fn enqueue(c: &Connection, new: &Enqueued, most: u64) -> rusqlite::Result<Vec<bo
             None => return Ok(vec![false; new.texts.len()]),
         },
     };
-    let depth = "SELECT coalesce(sum(depth), 0) FROM queue_judges";
-    let mut depth = c
+    let depth = "SELECT CAST(coalesce(sum(depth), 0) AS BIGINT) FROM queue_judges";
+    let depth = c
         .prepare_cached(depth)?
         .query_row((), |row| unsigned(row, 0))?;
+    let digests: Vec<Digest> = new.texts.iter().map(|text| text_digest(text)).collect();
+    let mut taken = known(c, judge, &digests)?;
+    let mut room = most.saturating_sub(depth);
+    let mut added = Vec::new();
+    for (at, taken) in taken.iter_mut().enumerate() {
+        if !*taken && room > 0 {
+            added.push(at);
+            room -= 1;
+            *taken = true;
+        }
+    }
+    insert(c, judge, new, &added, &digests)?;
+    Ok(taken)
+}
+
+/// Those texts of `new` that are at `added`.
+fn insert(
+    c: &Connection,
+    judge: i64,
+    new: &Enqueued,
+    added: &[usize],
+    digests: &[Digest],
+) -> db::Result<()> {
+    if let Connection::Postgres(server) = c {
+        let sql = "INSERT INTO queue (judge, text_digest, enqueued_at, text)
+                   SELECT ?1, g.text_digest, ?2, g.text
+                   FROM unnest(CAST(?3 AS BYTEA[]), CAST(?4 AS BYTEA[])) AS g (text_digest, text)
+                   ON CONFLICT (judge, text_digest) DO NOTHING";
+        let texts: Vec<&[u8]> = added.iter().map(|at| new.texts[*at].as_bytes()).collect();
+        let digests: Vec<&[u8]> = added.iter().map(|at| &digests[*at][..]).collect();
+        let values: [&(dyn ToSql + Sync); 4] = [&judge, &new.now, &digests, &texts];
+        return server.query_typed(sql, &values).map(drop);
+    }
     let mut insert = c.prepare_cached(
         "INSERT INTO queue (judge, text_digest, enqueued_at, text) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (judge, text_digest) DO NOTHING",
     )?;
-    let mut known =
-        c.prepare_cached("SELECT 1 FROM queue WHERE judge = ?1 AND text_digest = ?2")?;
-    let mut taken = Vec::with_capacity(new.texts.len());
-    for text in &new.texts {
-        let digest = text_digest(text);
-        if depth >= most {
-            taken.push(known.exists(params![judge, digest])?);
-            continue;
-        }
-        depth += insert.execute(params![judge, digest, new.now, text])? as u64;
-        taken.push(true);
+    for at in added {
+        insert.execute(params![judge, digests[*at], new.now, new.texts[*at]])?;
     }
-    Ok(taken)
+    Ok(())
 }
 
-fn add_judge(c: &Connection, new: &Enqueued) -> rusqlite::Result<Option<i64>> {
+fn add_judge(c: &Connection, new: &Enqueued) -> db::Result<Option<i64>> {
     let count = "SELECT count(*) FROM queue_judges";
     let count = || {
         c.prepare_cached(count)?
@@ -200,7 +241,7 @@ fn add_judge(c: &Connection, new: &Enqueued) -> rusqlite::Result<Option<i64>> {
     c.prepare_cached(&sql)?.insert(values).map(Some)
 }
 
-fn next_judge(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<i64>> {
+fn next_judge(c: &Connection, by: &Claimant) -> db::Result<Option<i64>> {
     let sql = "SELECT id FROM queue_judges AS j
                WHERE depth > 0 AND model_digest = ?1 AND retry_at <= ?2
                  AND EXISTS (
@@ -214,28 +255,29 @@ fn next_judge(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-fn claim(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<QueueClaim>> {
+fn claim(c: &Connection, by: &Claimant) -> db::Result<Option<QueueClaim>> {
     let Some(judge) = next_judge(c, by)? else {
         return Ok(None);
     };
-    let sql = "SELECT id, text, tries FROM queue INDEXED BY queue_order
-               WHERE judge = ?1 AND not_before <= ?2 AND lease_until <= ?2
-               ORDER BY id LIMIT ?3";
+    let sql = c.either(
+        "SELECT id, text, tries FROM queue INDEXED BY queue_order
+         WHERE judge = ?1 AND not_before <= ?2 AND lease_until <= ?2
+         ORDER BY id LIMIT ?3",
+        "SELECT id, text, tries FROM queue
+         WHERE judge = ?1 AND not_before <= ?2 AND lease_until <= ?2
+         ORDER BY id LIMIT ?3 FOR UPDATE SKIP LOCKED",
+    );
     let mut select = c.prepare_cached(sql)?;
     let most = signed(BACKFILL_CHUNK_ROWS as u64);
     let found = select.query_map(params![judge, by.now, most], |row| {
         Ok((
-            row.get::<_, i64>(0)?,
-            row.get::<_, Arc<str>>(1)?,
-            row.get::<_, u32>(2)?,
+            row.get::<i64>(0)?,
+            row.get::<Arc<str>>(1)?,
+            row.get::<u32>(2)?,
         ))
     })?;
     let found: Vec<_> = found.collect::<Result<_, _>>()?;
-    let mut take =
-        c.prepare_cached("UPDATE queue SET claimed_by = ?2, lease_until = ?3 WHERE id = ?1")?;
-    for (id, ..) in &found {
-        take.execute(params![id, by.worker, by.lease_until])?;
-    }
+    take(c, found.iter().map(|(id, ..)| *id).collect(), by)?;
     let sql = "UPDATE queue_judges SET claimed_at = ?2,
                    rate_judged = CASE WHEN rate_from < ?3 THEN 0 ELSE rate_judged END,
                    rate_from = CASE WHEN rate_from < ?3 THEN ?2 ELSE rate_from END
@@ -260,19 +302,32 @@ fn claim(c: &Connection, by: &Claimant) -> rusqlite::Result<Option<QueueClaim>> 
         .map(Some)
 }
 
-fn settle(c: &Connection, judge: i64, s: &Settlement) -> rusqlite::Result<()> {
-    let mut gone = c.prepare_cached(
-        "DELETE FROM queue WHERE judge = ?1 AND claimed_by = ?2 AND text_digest = ?3",
-    )?;
-    let (mut judged, mut failed) = (0_u64, 0_u64);
-    for (digest, fate) in &s.fates {
-        let counted = match fate {
-            Fate::Judged(_) => &mut judged,
-            Fate::GivenUp { .. } => &mut failed,
-            Fate::Left => continue,
-        };
-        *counted += gone.execute(params![judge, s.worker, digest])? as u64;
+/// Marks texts as a worker's.
+fn take(c: &Connection, ids: Vec<i64>, by: &Claimant) -> db::Result<()> {
+    if let Connection::Postgres(server) = c {
+        let sql = "UPDATE queue SET claimed_by = ?2, lease_until = ?3 WHERE id = ANY(?1)";
+        let values: [&(dyn ToSql + Sync); 3] = [&ids, &&*by.worker, &by.lease_until];
+        return server.query_typed(sql, &values).map(drop);
     }
+    let sql = "UPDATE queue SET claimed_by = ?2, lease_until = ?3 WHERE id = ?1";
+    let mut take = c.prepare_cached(sql)?;
+    for id in ids {
+        take.execute(params![id, by.worker, by.lease_until])?;
+    }
+    Ok(())
+}
+
+fn settle(c: &Connection, judge: i64, s: &Settlement) -> db::Result<()> {
+    let (mut judged, mut failed) = (Vec::new(), Vec::new());
+    for (digest, fate) in &s.fates {
+        match fate {
+            Fate::Judged(_) => judged.push(&digest[..]),
+            Fate::GivenUp { .. } => failed.push(&digest[..]),
+            Fate::Left => {}
+        }
+    }
+    let judged = remove(c, judge, &s.worker, judged)?;
+    let failed = remove(c, judge, &s.worker, failed)?;
     // What is this worker's now is what is left.
     let (more, not_before) = match &s.then {
         Then::Retry(at) => (1, *at),
@@ -306,8 +361,32 @@ fn settle(c: &Connection, judge: i64, s: &Settlement) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Takes texts that are a worker's out of the queue. Gives the rows removed.
+fn remove(c: &Connection, judge: i64, worker: &str, digests: Vec<&[u8]>) -> db::Result<u64> {
+    if digests.is_empty() {
+        return Ok(0);
+    }
+    if let Connection::Postgres(server) = c {
+        let sql = "WITH gone AS (
+                       DELETE FROM queue
+                       WHERE judge = ?1 AND claimed_by = ?2 AND text_digest = ANY(?3) RETURNING 1
+                   )
+                   SELECT count(*) FROM gone";
+        let found = server.query_typed(sql, &[&judge, &worker, &digests])?;
+        let removed = found.first().map_or(0, |row| row.get::<_, i64>(0));
+        return Ok(u64::try_from(removed).unwrap_or(0));
+    }
+    let sql = "DELETE FROM queue WHERE judge = ?1 AND claimed_by = ?2 AND text_digest = ?3";
+    let mut gone = c.prepare_cached(sql)?;
+    let mut removed = 0;
+    for digest in digests {
+        removed += gone.execute(params![judge, worker, digest])? as u64;
+    }
+    Ok(removed)
+}
+
 /// Takes a text out of the queue. Gives the rows removed.
-pub(super) fn erase(c: &Connection, digest: &Digest) -> rusqlite::Result<usize> {
+pub(super) fn erase(c: &Connection, digest: &Digest) -> db::Result<usize> {
     c.prepare_cached("DELETE FROM queue WHERE text_digest = ?1")?
         .execute([digest])
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::Fate;
+use crate::store::bed::{Bed, on_both};
 use std::collections::HashMap;
 
 fn kind(policy: &str) -> Judging {
@@ -49,9 +50,8 @@ fn settlement(worker: &str, judged: &[&str], then: Then) -> Settlement {
     }
 }
 
-#[tokio::test]
-async fn a_full_queue_takes_what_is_there_already_and_no_more() {
-    let store = Store::ephemeral().unwrap();
+async fn a_full_queue_takes_what_is_there_already_and_no_more(bed: Bed) {
+    let store = bed.new_store();
     let taken = |texts: &'static [&'static str]| store.enqueue_within(new("a", texts), 3);
     assert_eq!(taken(&["one", "two"]).await.unwrap(), [true, true]);
     assert_eq!(
@@ -70,9 +70,8 @@ async fn a_full_queue_takes_what_is_there_already_and_no_more() {
     assert_eq!(taken(&["five"]).await.unwrap(), [true]);
 }
 
-#[tokio::test]
-async fn kinds_take_turns_and_texts_are_one_workers() {
-    let store = Store::ephemeral().unwrap();
+async fn kinds_take_turns_and_texts_are_one_workers(bed: Bed) {
+    let store = bed.new_store();
     for policy in ["a", "b"] {
         store.enqueue(new(policy, &["one", "two"])).await.unwrap();
     }
@@ -106,3 +105,8 @@ async fn kinds_take_turns_and_texts_are_one_workers() {
     let again = store.claim_queue(by("y", 61)).await.unwrap().unwrap();
     assert_eq!(again.texts, [("two".into(), 1), ("three".into(), 1)]);
 }
+
+on_both!(
+    a_full_queue_takes_what_is_there_already_and_no_more,
+    kinds_take_turns_and_texts_are_one_workers,
+);

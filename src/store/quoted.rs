@@ -3,9 +3,9 @@
 //! Takes digits and digests, gives digests and texts. Most texts are quoted nowhere: the store keeps their digests.
 
 use super::Store;
+use super::db::Optional;
 use super::error::StoreError;
 use super::records::{Digest, from_hex};
-use rusqlite::OptionalExtension;
 
 /// Where a text may stand in full, beside its digest.
 const QUOTED_IN: [&str; 3] = ["overrides", "evaluation_rows", "backtest_flips"];

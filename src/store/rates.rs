@@ -3,10 +3,10 @@
 //! Takes a model and a mode, gives sums over the latest verdicts whose time was measured. Knows nothing of estimates.
 
 use super::Store;
+use super::db::{self, Connection, params};
 use super::error::StoreError;
-use super::writer::count;
+use super::facts::count;
 use crate::config::{RATE_SEARCHED_MAX, RATE_VERDICTS};
-use rusqlite::{Connection, params};
 
 /// What the latest verdicts of a model and a mode took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -35,30 +35,32 @@ impl Store {
     }
 }
 
-fn rate(c: &Connection, model_digest: &str, mode: &str) -> rusqlite::Result<Option<Rate>> {
+fn rate(c: &Connection, model_digest: &str, mode: &str) -> db::Result<Option<Rate>> {
     // Among the latest of all, so that a model that was never asked costs no search of the whole file.
-    let sql = "SELECT count(*), total(tokens_in), total(tokens_out), total(seconds) FROM (
+    let sql = "SELECT count(*), CAST(sum(tokens_in) AS BIGINT), CAST(sum(tokens_out) AS BIGINT), sum(seconds)
+               FROM (
                    SELECT tokens_in, tokens_out, seconds FROM (
                        SELECT judge, tokens_in, tokens_out, seconds FROM verdicts
                        ORDER BY id DESC LIMIT ?3
-                   )
+                   ) AS latest
                    WHERE seconds > 0 AND judge IN (
                        SELECT id FROM judges WHERE model_digest = ?1 AND mode = ?2 AND stage IN ('score', 'reason')
                    )
                    LIMIT ?4
-               )";
+               ) AS timed";
     let values = params![
         model_digest,
         mode,
         count(RATE_SEARCHED_MAX),
         count(RATE_VERDICTS)
     ];
+    let whole = |n: Option<i64>| u64::try_from(n.unwrap_or(0)).unwrap_or(0);
     let rate = c.prepare_cached(sql)?.query_row(values, |row| {
         Ok(Rate {
-            questions: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
-            tokens_in: row.get::<_, f64>(1)? as u64,
-            tokens_out: row.get::<_, f64>(2)? as u64,
-            seconds: row.get(3)?,
+            questions: whole(row.get(0)?),
+            tokens_in: whole(row.get(1)?),
+            tokens_out: whole(row.get(2)?),
+            seconds: row.get::<Option<f64>>(3)?.unwrap_or(0.0),
         })
     })?;
     Ok((rate.questions > 0).then_some(rate))
@@ -69,10 +71,10 @@ mod tests {
     use super::super::tests::verdict;
     use super::*;
     use crate::store::Record;
+    use crate::store::bed::{Bed, on_both};
 
-    #[tokio::test]
-    async fn a_rate_is_the_latest_verdicts_of_a_model_and_a_mode() {
-        let store = Store::ephemeral().unwrap();
+    async fn a_rate_is_the_latest_verdicts_of_a_model_and_a_mode(bed: Bed) {
+        let store = bed.new_store();
         let timed = |n: u64, mode: &str, seconds| Record {
             mode: mode.into(),
             stage: mode.into(),
@@ -103,4 +105,6 @@ mod tests {
         assert_eq!(rate("m", "score").await.unwrap(), None, "it was not timed");
         assert_eq!(rate("other", "reason").await.unwrap(), None);
     }
+
+    on_both!(a_rate_is_the_latest_verdicts_of_a_model_and_a_mode,);
 }

@@ -5,9 +5,11 @@
 
 use super::Inner;
 use super::columns::{Column, Kind, Table, UTC};
+use super::db::{self, Connection, Interrupt, Owned, Row, Value};
 use super::error::StoreError;
 use super::filter::Condition;
 use super::index::rules;
+use super::place::Dialect;
 use super::readers::Reader;
 use super::records::Digest;
 use crate::config::STORE_SCAN_BYTES_MAX;
@@ -16,13 +18,12 @@ use datafusion::arrow::array::{
     RecordBatchOptions, StringBuilder, StringViewBuilder, TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::datatypes::SchemaRef;
-use rusqlite::types::{Value, ValueRef};
-use rusqlite::{InterruptHandle, Row, params_from_iter};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a scan asks of SQLite.
+/// What a scan asks of the database.
 #[derive(Clone)]
 pub(super) struct Query {
+    pub(super) dialect: Dialect,
     pub(super) table: &'static Table,
     pub(super) columns: Vec<&'static Column>,
     pub(super) schema: SchemaRef,
@@ -33,7 +34,11 @@ pub(super) struct Query {
 impl Query {
     /// The statement. Without columns it counts.
     pub(super) fn sql(&self) -> String {
-        let sources: Vec<&str> = self.columns.iter().map(|c| c.source).collect();
+        let sources: Vec<&str> = self
+            .columns
+            .iter()
+            .map(|c| c.source(self.dialect))
+            .collect();
         let list = if sources.is_empty() {
             "1".to_string()
         } else {
@@ -41,7 +46,11 @@ impl Query {
         };
         let joined = sources.iter().any(|source| source.starts_with("j."))
             || self.conditions.iter().any(|c| c.sql.contains("j."));
-        let join = if joined { self.table.join } else { "" };
+        let join = if joined {
+            self.table.join(self.dialect)
+        } else {
+            ""
+        };
         let mut sql = format!("SELECT {list} FROM {}{join}", self.table.from);
         for (at, condition) in self.conditions.iter().enumerate() {
             sql.push_str(if at == 0 { " WHERE " } else { " AND " });
@@ -51,14 +60,14 @@ impl Query {
             sql.push_str(&format!(" LIMIT {limit}"));
         }
         if sources.is_empty() {
-            sql = format!("SELECT count(*) FROM ({sql})");
+            sql = format!("SELECT count(*) FROM ({sql}) AS counted");
         }
         sql
     }
 
     /// In the order of its `?`.
-    fn parameters(&self) -> impl Iterator<Item = &Value> {
-        self.conditions.iter().flat_map(|c| &c.parameters)
+    fn parameters(&self) -> Vec<&Owned> {
+        self.conditions.iter().flat_map(|c| &c.parameters).collect()
     }
 }
 
@@ -72,7 +81,7 @@ pub(super) struct Stop {
 struct Stopping {
     asked: bool,
     /// Set only while the connection is this scan's: an interrupt must never reach the next one's.
-    running: Option<InterruptHandle>,
+    running: Option<Interrupt>,
 }
 
 /// Stops a scan when it is dropped.
@@ -96,7 +105,7 @@ impl Stop {
             if state.asked {
                 return None;
             }
-            state.running = Some(reader.get_interrupt_handle());
+            state.running = Some(reader.interrupt());
         }
         let done = read();
         self.state
@@ -135,17 +144,16 @@ impl Reading {
             }
         });
         match read {
-            Some(Err(e)) if !self.stop.asked() => {
-                Err(StoreError::sqlite(self.store.readers.path(), e))
-            }
+            Some(Err(e)) if !self.stop.asked() => Err(StoreError::of(self.store.place.path(), e)),
             _ => Ok(()),
         }
     }
 
-    fn count(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> rusqlite::Result<()> {
-        let parameters = params_from_iter(self.query.parameters());
+    fn count(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> db::Result<()> {
         let mut rows: usize = reader
-            .query_row(&self.query.sql(), parameters, |row| row.get::<_, i64>(0))
+            .query_row(&self.query.sql(), self.query.parameters(), |row| {
+                row.get::<i64>(0)
+            })
             .map(|n| usize::try_from(n).expect("bug: a negative count of rows"))?;
         while rows > 0 {
             let some = rows.min(self.rows_max);
@@ -157,32 +165,80 @@ impl Reading {
         Ok(())
     }
 
-    fn rows(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> rusqlite::Result<()> {
-        let mut select = reader.prepare(&self.query.sql())?;
-        let mut found = select.query(params_from_iter(self.query.parameters()))?;
-        let mut columns: Vec<Values> = self
-            .query
-            .columns
-            .iter()
-            .map(|c| Values::new(c.kind))
-            .collect();
-        let (mut rows, mut bytes) = (0, 0);
-        loop {
-            let row = found.next()?;
-            let full = rows == self.rows_max || bytes >= STORE_SCAN_BYTES_MAX;
-            if rows > 0 && (full || row.is_none()) {
-                let arrays = columns.iter_mut().map(Values::finish).collect();
-                if !send(batch(&self.query.schema, arrays, rows)) {
-                    return Ok(());
+    fn rows(&self, reader: &Reader, send: impl Fn(RecordBatch) -> bool) -> db::Result<()> {
+        let (sql, parameters) = (self.query.sql(), self.query.parameters());
+        let mut filling = Filling::new(&self.query, self.rows_max);
+        match &**reader {
+            Connection::Sqlite(file) => {
+                let values = db::Params::values(&parameters);
+                let mut select = file.prepare(&sql)?;
+                let mut found = select.query(rusqlite::params_from_iter(values))?;
+                while let Some(row) = found.next()? {
+                    if !filling.push(&Row::Sqlite(row), &send)? {
+                        return Ok(());
+                    }
                 }
-                (rows, bytes) = (0, 0);
             }
-            let Some(row) = row else { return Ok(()) };
-            for (at, column) in columns.iter_mut().enumerate() {
-                bytes += column.push(row, at)?;
+            Connection::Postgres(server) => {
+                server.fetch(&sql, &parameters, self.rows_max, |rows| {
+                    for row in rows {
+                        if !filling.push(&Row::Postgres(row), &send)? {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(true)
+                })?;
             }
-            rows += 1;
         }
+        filling.flush(&send);
+        Ok(())
+    }
+}
+
+/// A batch in the making.
+struct Filling<'q> {
+    query: &'q Query,
+    rows_max: usize,
+    columns: Vec<Values>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl<'q> Filling<'q> {
+    fn new(query: &'q Query, rows_max: usize) -> Filling<'q> {
+        Filling {
+            query,
+            rows_max,
+            columns: query.columns.iter().map(|c| Values::new(c.kind)).collect(),
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes a row, before which a full batch is sent; whether anybody still listens.
+    fn push(&mut self, row: &Row<'_>, send: impl Fn(RecordBatch) -> bool) -> db::Result<bool> {
+        let full = self.rows == self.rows_max || self.bytes >= STORE_SCAN_BYTES_MAX;
+        if full && !self.flush(send) {
+            return Ok(false);
+        }
+        for (at, column) in self.columns.iter_mut().enumerate() {
+            let value = row.get_ref(at)?;
+            let pushed = column.push(value);
+            self.bytes += pushed.map_err(|why| db::Error::Value { at, why })?;
+        }
+        self.rows += 1;
+        Ok(true)
+    }
+
+    /// Sends what there is.
+    fn flush(&mut self, send: impl Fn(RecordBatch) -> bool) -> bool {
+        if self.rows == 0 {
+            return true;
+        }
+        let arrays = self.columns.iter_mut().map(Values::finish).collect();
+        let batch = batch(&self.query.schema, arrays, self.rows);
+        (self.rows, self.bytes) = (0, 0);
+        send(batch)
     }
 }
 
@@ -216,32 +272,31 @@ impl Values {
         }
     }
 
-    /// Takes column `at` of a row; gives about how many bytes it takes.
-    fn push(&mut self, row: &Row<'_>, at: usize) -> rusqlite::Result<usize> {
-        let value = row.get_ref(at)?;
+    /// Takes a value; gives about how many bytes it takes.
+    fn push(&mut self, value: Value<'_>) -> Result<usize, String> {
         let mut bytes = 16;
         match self {
             Values::Text(values) => {
-                let text = value.as_str_or_null()?;
+                let text = value.text()?;
                 bytes += text.map_or(0, str::len);
                 values.append_option(text);
             }
-            Values::Hex(values) => match value {
-                ValueRef::Null => values.append_null(),
-                _ => {
-                    let digest = row.get::<_, Digest>(at)?;
+            Values::Hex(values) => match value.blob()? {
+                None => values.append_null(),
+                Some(digest) => {
+                    let digest: Digest = digest
+                        .try_into()
+                        .map_err(|_| format!("{} bytes instead of 32", digest.len()))?;
                     values.append_value(blake3::Hash::from_bytes(digest).to_hex().as_str());
                     bytes += 2 * digest.len();
                 }
             },
-            Values::Int(values) => values.append_option(value.as_i64_or_null()?),
-            Values::Float(values) => values.append_option(value.as_f64_or_null()?),
-            Values::Time(values) => values.append_option(value.as_i64_or_null()?),
-            Values::Bool(values) => {
-                values.append_option(value.as_i64_or_null()?.map(|bit| bit != 0));
-            }
+            Values::Int(values) => values.append_option(value.integer()?),
+            Values::Float(values) => values.append_option(value.real()?),
+            Values::Time(values) => values.append_option(value.integer()?),
+            Values::Bool(values) => values.append_option(value.integer()?.map(|bit| bit != 0)),
             Values::Words(values) => {
-                for word in rules(value.as_str_or_null()?)? {
+                for word in rules(value.text()?)? {
                     bytes += word.len();
                     values.values().append_value(word);
                 }

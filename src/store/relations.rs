@@ -4,8 +4,8 @@
 //! SQL: what a statement makes is the engine's to say.
 
 use super::Store;
+use super::db::{self, Connection, Row, params};
 use super::error::StoreError;
-use rusqlite::{Connection, Row, params};
 
 /// A schema, an external table, a view or a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Store {
         let (schema, name) = (schema.to_owned(), name.to_owned());
         self.transact(move |writer| {
             let sql = "DELETE FROM relations WHERE \"schema\" = ?1 AND name = ?2";
-            Ok(writer.execute(sql, [schema, name])? > 0)
+            Ok(writer.execute(sql, [&schema, &name])? > 0)
         })
         .await
     }
@@ -60,13 +60,13 @@ impl Store {
     pub async fn remove_schema(&self, schema: &str) -> Result<usize, StoreError> {
         let schema = schema.to_owned();
         self.transact(move |writer| {
-            writer.execute("DELETE FROM relations WHERE \"schema\" = ?1", [schema])
+            writer.execute("DELETE FROM relations WHERE \"schema\" = ?1", [&schema])
         })
         .await
     }
 }
 
-fn put(writer: &Connection, row: &RelationRow) -> rusqlite::Result<()> {
+fn put(writer: &Connection, row: &RelationRow) -> db::Result<()> {
     let sql = "INSERT INTO relations
                    (kind, \"schema\", name, sql, made_by, default_schema, created_by, created_at)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
@@ -87,7 +87,7 @@ fn put(writer: &Connection, row: &RelationRow) -> rusqlite::Result<()> {
     writer.execute(sql, values).map(drop)
 }
 
-fn relation(row: &Row<'_>) -> rusqlite::Result<RelationRow> {
+fn relation(row: &Row<'_>) -> db::Result<RelationRow> {
     Ok(RelationRow {
         kind: row.get(0)?,
         schema: row.get(1)?,
@@ -103,6 +103,7 @@ fn relation(row: &Row<'_>) -> rusqlite::Result<RelationRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::bed::{Bed, on_both};
 
     fn row(kind: &str, name: &str, sql: &str) -> RelationRow {
         RelationRow {
@@ -117,10 +118,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn relations_keep_their_order_and_are_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+    async fn relations_keep_their_order_and_are_there_after_a_restart(bed: Bed) {
+        let store = bed.open();
         for (name, sql) in [("a", "1"), ("b", "2"), ("c", "3")] {
             store.put_relation(row("view", name, sql)).await.unwrap();
         }
@@ -129,10 +128,12 @@ mod tests {
         assert!(store.remove_relation("public", "b").await.unwrap());
         assert!(!store.remove_relation("public", "b").await.unwrap());
         drop(store);
-        let store = Store::open(dir.path()).unwrap();
+        let store = bed.open();
         let kept = store.relations().await.unwrap();
         assert_eq!(kept, [row("table", "a", "4"), row("view", "c", "3")]);
         assert_eq!(store.remove_schema("public").await.unwrap(), 2);
         assert!(store.relations().await.unwrap().is_empty());
     }
+
+    on_both!(relations_keep_their_order_and_are_there_after_a_restart,);
 }

@@ -1,6 +1,6 @@
 //! Scans: the physical plan that reads a table.
 //!
-//! Takes a table, a projection, filters that SQLite answers exactly and a limit; gives batches as they are read, a few
+//! Takes a table, a projection, filters that the database answers exactly and a limit; gives batches as they are read, a few
 //! ahead of their consumer. The reading runs on a blocking thread with a connection of its own, over one snapshot of the
 //! file. Dropping the stream interrupts it, also in the middle of a search that finds nothing.
 
@@ -52,6 +52,7 @@ impl StoreScan {
             None => table.columns.iter().collect(),
         };
         let query = Query {
+            dialect: store.place.dialect(),
             table,
             columns,
             schema,
@@ -91,8 +92,9 @@ impl DisplayAs for StoreScan {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
-            "StoreScan: table={}, sqlite=[{}]",
+            "StoreScan: table={}, {}=[{}]",
             self.query.table.name,
+            self.query.dialect.name(),
             self.query.sql()
         )
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::STORE_SCAN_BYTES_MAX;
 use crate::store::Store;
+use crate::store::bed::{Bed, on_both};
 use crate::store::tests::{rows, session, undecided, verdict};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
@@ -10,9 +11,8 @@ use datafusion::physical_plan::displayable;
 use std::sync::mpsc;
 use std::time::Duration;
 
-#[tokio::test]
-async fn every_column_shows_what_was_stored() {
-    let store = Store::ephemeral().unwrap();
+async fn every_column_shows_what_was_stored(bed: Bed) {
+    let store = bed.new_store();
     store
         .append(vec![verdict(2), undecided(3, "refused")])
         .await
@@ -50,7 +50,8 @@ async fn every_column_shows_what_was_stored() {
         "seconds Float64",
     ];
     assert_eq!(names, expected);
-    let rows = rows(&session, "SELECT * FROM safeguard.verdicts").await;
+    let all = "SELECT * FROM safeguard.verdicts ORDER BY judged_at";
+    let rows = rows(&session, all).await;
     let hex = |digest| crate::store::to_hex(&digest);
     let record = verdict(2);
     let expected = format!(
@@ -64,9 +65,8 @@ async fn every_column_shows_what_was_stored() {
     assert!(rows[1].contains("||||[]|refused|"), "{}", rows[1]);
 }
 
-#[tokio::test]
-async fn scans_come_in_batches_and_stop_at_the_limit() {
-    let store = Store::ephemeral().unwrap();
+async fn scans_come_in_batches_and_stop_at_the_limit(bed: Bed) {
+    let store = bed.new_store();
     store
         .append((0..20_000).map(verdict).collect())
         .await
@@ -155,9 +155,8 @@ async fn the_plan_shows_what_sqlite_is_asked() {
     assert!(analyzed.contains("output_rows=0"), "{analyzed}");
 }
 
-#[tokio::test]
-async fn a_dropped_scan_gives_its_reader_back() {
-    let store = Store::ephemeral().unwrap();
+async fn a_dropped_scan_gives_its_reader_back(bed: Bed) {
+    let store = bed.new_store();
     store
         .append((0..50_000).map(verdict).collect())
         .await
@@ -196,7 +195,7 @@ async fn a_search_without_end_is_interrupted() {
             let endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n)
                            SELECT n FROM n WHERE n < 2";
             stop.guard(&reader, || {
-                let mut select = reader.prepare(endless)?;
+                let mut select = reader.sqlite().prepare(endless)?;
                 let mut rows = select.query(())?;
                 rows.next()?;
                 found.send(()).unwrap();
@@ -219,3 +218,9 @@ async fn a_search_without_end_is_interrupted() {
         "not begun once it was stopped"
     );
 }
+
+on_both!(
+    every_column_shows_what_was_stored,
+    scans_come_in_batches_and_stop_at_the_limit,
+    a_dropped_scan_gives_its_reader_back,
+);

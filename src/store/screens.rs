@@ -3,10 +3,10 @@
 //! Takes events with their weights, stores them whole or not at all; gives the screen that is in force for a policy's text
 //! beside a reasoner. Knows nothing of what weights mean or how a bound is found.
 
+use super::db::{self, Connection, Optional, Row, params};
+use super::facts::count;
 use super::records::Digest;
-use super::writer::count;
 use super::{Store, StoreError};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Something that happened to a screen, for all texts or those of one slice. Appended, never updated.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,13 +88,14 @@ impl Store {
     ) -> Result<i64, StoreError> {
         self.transact(move |writer| {
             if let (Some(bytes), Some(event)) = (&weights, events.first()) {
-                let sql = "INSERT OR IGNORE INTO screen_weights (digest, bytes) VALUES (?1, ?2)";
+                let sql = "INSERT INTO screen_weights (digest, bytes) VALUES (?1, ?2)
+                           ON CONFLICT (digest) DO NOTHING";
                 writer
                     .prepare_cached(sql)?
                     .execute(params![event.screen_digest, bytes])?;
             }
             let last = "SELECT coalesce(max(certificate), 0) + 1 FROM screens";
-            let certificate = writer.query_row(last, [], |row| row.get(0))?;
+            let certificate = writer.query_row(last, (), |row| row.get(0))?;
             for event in &events {
                 append(writer, certificate, event)?;
             }
@@ -130,7 +131,8 @@ impl Store {
                  WHERE policy_digest = ?1 AND reasoner_digest = ?2 AND slice IS NULL
                  ORDER BY certificate DESC LIMIT 1"
             ))?;
-            select.query_row(by, event).optional()
+            let [policy, reasoner] = &by;
+            select.query_row([policy, reasoner], event).optional()
         })
         .await
     }
@@ -142,15 +144,14 @@ impl Store {
         policy_digest: &str,
         reasoner_digest: &str,
     ) -> Result<bool, StoreError> {
-        let by = (
-            screen_digest,
-            policy_digest.to_owned(),
-            reasoner_digest.to_owned(),
-        );
+        let (policy, reasoner) = (policy_digest.to_owned(), reasoner_digest.to_owned());
         self.read(move |reader| {
             let sql = "SELECT EXISTS (SELECT 1 FROM screens WHERE screen_digest = ?1
                        AND policy_digest = ?2 AND reasoner_digest = ?3)";
-            reader.prepare_cached(sql)?.query_row(by, |row| row.get(0))
+            let values = params![screen_digest, policy, reasoner];
+            reader
+                .prepare_cached(sql)?
+                .query_row(values, |row| row.get(0))
         })
         .await
     }
@@ -171,7 +172,7 @@ const COLUMNS: &str = "event, at, policy, policy_version, policy_digest, screen_
     precision_target, convict_above, precision_bound, texts, cleared, convicted, labels, violating,
     trained_on, more_labels, finding";
 
-fn append(writer: &Connection, certificate: i64, e: &ScreenEvent) -> rusqlite::Result<()> {
+fn append(writer: &Connection, certificate: i64, e: &ScreenEvent) -> db::Result<()> {
     let sql = format!(
         "INSERT INTO screens (certificate, {COLUMNS})
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
@@ -211,8 +212,8 @@ fn append(writer: &Connection, certificate: i64, e: &ScreenEvent) -> rusqlite::R
 }
 
 /// A row of [`COLUMNS`].
-fn event(row: &Row<'_>) -> rusqlite::Result<ScreenEvent> {
-    let whole = |at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+fn event(row: &Row<'_>) -> db::Result<ScreenEvent> {
+    let whole = |at| row.get::<i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
     Ok(ScreenEvent {
         event: row.get(0)?,
         at: row.get(1)?,
@@ -225,7 +226,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<ScreenEvent> {
         basis: row.get(8)?,
         source: row.get(9)?,
         slice: row.get(10)?,
-        on: row.get::<_, String>(11)? == "on",
+        on: row.get::<String>(11)? == "on",
         target: row.get(12)?,
         delta: row.get(13)?,
         clear_below: row.get(14)?,
@@ -240,7 +241,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<ScreenEvent> {
         violating: whole(23)?,
         trained_on: whole(24)?,
         more_labels: row
-            .get::<_, Option<i64>>(25)?
+            .get::<Option<i64>>(25)?
             .map(|n| u64::try_from(n).unwrap_or(0)),
         finding: row.get(26)?,
     })

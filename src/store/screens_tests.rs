@@ -1,6 +1,7 @@
 //! Screens in the store: what counts, and what does not.
 
 use super::*;
+use crate::store::bed::{Bed, on_both};
 
 fn trained(policy_digest: &str, reasoner_digest: &str, on: bool) -> ScreenEvent {
     ScreenEvent {
@@ -34,9 +35,8 @@ fn trained(policy_digest: &str, reasoner_digest: &str, on: bool) -> ScreenEvent 
     }
 }
 
-#[tokio::test]
-async fn the_latest_event_of_a_policys_text_and_a_reasoner_counts() {
-    let store = Store::ephemeral().unwrap();
+async fn the_latest_event_of_a_policys_text_and_a_reasoner_counts(bed: Bed) {
+    let store = bed.new_store();
     let weights = || Some(vec![1, 2, 3]);
     let slice = ScreenEvent {
         slice: Some("de".into()),
@@ -82,10 +82,14 @@ async fn the_latest_event_of_a_policys_text_and_a_reasoner_counts() {
     assert!(!store.knows_screen([7; 32], "p2", "r2").await.unwrap());
 }
 
-#[tokio::test]
-async fn nothing_is_certified_of_weights_that_are_not_stored() {
-    let store = Store::ephemeral().unwrap();
+async fn nothing_is_certified_of_weights_that_are_not_stored(bed: Bed) {
+    let store = bed.new_store();
     let events = vec![trained("p1", "r1", true)];
     assert!(store.append_screen(events, None).await.is_err());
     assert_eq!(store.latest_screen("p1", "r1").await.unwrap(), None);
 }
+
+on_both!(
+    the_latest_event_of_a_policys_text_and_a_reasoner_counts,
+    nothing_is_certified_of_weights_that_are_not_stored,
+);

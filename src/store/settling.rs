@@ -5,13 +5,13 @@
 //! since 1970-01-01 UTC. Knows nothing of how a text is judged.
 
 use super::Store;
-use super::backfills::{BackfillRow, one, signed, unsigned};
+use super::backfills::{BackfillRow, COLUMNS, one, read, signed, unsigned};
 use super::chunks::rows_of;
+use super::db::{self, Connection, Optional, params};
 use super::error::StoreError;
 use super::payload::{self, SpoolRow};
 use super::records::{Digest, text_digest};
 use crate::config::BACKFILL_RATE_MS;
-use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -85,13 +85,33 @@ impl Store {
         (backfill, position): (i64, i64),
         settlement: Settlement,
     ) -> Result<Option<BackfillRow>, StoreError> {
-        self.transact(move |c| {
+        self.transact_beside(move |c| {
             Ok(match settle(c, (backfill, position), &settlement)? {
-                true => one(c, backfill)?,
+                true => stands(c, backfill, settlement.now)?,
                 false => None,
             })
         })
         .await
+    }
+}
+
+/// How a backfill stands now, which is done where nothing is left to judge. Others that settle their last chunks at the
+/// same moment have waited for its row, or this has waited for them.
+fn stands(c: &Connection, backfill: i64, now: i64) -> db::Result<Option<BackfillRow>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, state = 'running' AND NOT EXISTS (
+             SELECT 1 FROM backfill_chunks WHERE backfill = backfills.id AND done = 0
+         ) FROM backfills WHERE id = ?1"
+    );
+    let found = c
+        .prepare_cached(&sql)?
+        .query_row([backfill], |row| Ok((read(row)?, row.get::<bool>(11)?)));
+    match found.optional()? {
+        Some((_, true)) => {
+            end_if_done(c, backfill, now)?;
+            one(c, backfill)
+        }
+        found => Ok(found.map(|(row, _)| row)),
     }
 }
 
@@ -106,21 +126,16 @@ struct Sums {
     flips: u64,
 }
 
-fn settle(
-    c: &Connection,
-    (backfill, position): (i64, i64),
-    s: &Settlement,
-) -> rusqlite::Result<bool> {
-    let sql = "SELECT payload, tries, control FROM backfill_chunks
-               WHERE backfill = ?1 AND position = ?2 AND claimed_by = ?3 AND done = 0";
+fn settle(c: &Connection, (backfill, position): (i64, i64), s: &Settlement) -> db::Result<bool> {
+    let sql = format!(
+        "SELECT payload, tries, control FROM backfill_chunks
+         WHERE backfill = ?1 AND position = ?2 AND claimed_by = ?3 AND done = 0{}",
+        c.either("", " FOR UPDATE")
+    );
     let found = c
-        .prepare_cached(sql)?
+        .prepare_cached(&sql)?
         .query_row(params![backfill, position, s.worker], |row| {
-            Ok((
-                rows_of(row, 0)?,
-                row.get::<_, u32>(1)?,
-                row.get::<_, bool>(2)?,
-            ))
+            Ok((rows_of(row, 0)?, row.get::<u32>(1)?, row.get::<bool>(2)?))
         })
         .optional()?;
     // What is left is taken from the file, where texts may have been erased since.
@@ -158,7 +173,6 @@ fn settle(
     if !left.is_empty() {
         stand(c, backfill, s)?;
     }
-    end_if_done_with(c, backfill, s.now, Some(s.interval))?;
     Ok(true)
 }
 
@@ -167,7 +181,7 @@ fn give_up(
     backfill: i64,
     row: &SpoolRow,
     (reason, error, tries, now): (&str, Option<&str>, u32, i64),
-) -> rusqlite::Result<()> {
+) -> db::Result<()> {
     let sql =
         "INSERT INTO backfill_failures (backfill, text_digest, id, reason, tries, last_error, at)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -182,7 +196,7 @@ fn leave(
     (backfill, position): (i64, i64),
     left: &[SpoolRow],
     (then, tries): (&Then, u32),
-) -> rusqlite::Result<()> {
+) -> db::Result<()> {
     if left.is_empty() {
         let sql = "UPDATE backfill_chunks
                    SET done = 1, payload = NULL, prefixes = NULL, claimed_by = NULL, lease_until = 0
@@ -211,14 +225,28 @@ fn leave(
     c.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-fn count(c: &Connection, backfill: i64, sums: &Sums, s: &Settlement) -> rusqlite::Result<()> {
+fn count(c: &Connection, backfill: i64, sums: &Sums, s: &Settlement) -> db::Result<()> {
+    // Where something went well, whatever was wrong with the whole is over; and the rate over the window that ends now is
+    // that since its first mark.
     let sql = "UPDATE backfills
                SET judged = judged + ?2, undecided = undecided + ?3, failed = failed + ?4,
                    weight_judged = weight_judged + ?5, recalled = recalled + ?6, asked = asked + ?7,
                    tokens_in = tokens_in + ?8, tokens_out = tokens_out + ?9,
-                   control_rows = control_rows + ?10, control_flips = control_flips + ?11
+                   control_rows = control_rows + ?10, control_flips = control_flips + ?11,
+                   reason = CASE WHEN ?2 > 0 AND state = 'running' AND setbacks > 0
+                       THEN NULL ELSE reason END,
+                   retry_at = CASE WHEN ?2 > 0 AND state = 'running' AND setbacks > 0
+                       THEN 0 ELSE retry_at END,
+                   setbacks = CASE WHEN ?2 > 0 AND state = 'running' THEN 0 ELSE setbacks END,
+                   rate = coalesce((
+                       SELECT (backfills.judged + ?2 - m.judged) * 1e6 / (?12 - m.at)
+                       FROM backfill_marks AS m
+                       WHERE m.backfill = ?1 AND m.at >= ?13 AND m.at < ?12 AND ?2 > 0
+                       ORDER BY m.at LIMIT 1
+                   ), rate)
                WHERE id = ?1";
-    c.prepare_cached(sql)?.execute(params![
+    let from = s.now - window();
+    let values = params![
         backfill,
         signed(sums.judged),
         signed(sums.undecided),
@@ -230,19 +258,53 @@ fn count(c: &Connection, backfill: i64, sums: &Sums, s: &Settlement) -> rusqlite
         signed(s.spent.tokens_out),
         signed(sums.control),
         signed(sums.flips),
-    ])?;
-    if sums.judged == 0 {
-        return Ok(());
+        s.now,
+        from,
+    ];
+    if let Connection::Postgres(_) = c {
+        // How far it is now is noted in the same statement.
+        let sql = format!(
+            "WITH counted AS ({sql} RETURNING id, judged), old AS (
+                 DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?13
+             )
+             INSERT INTO backfill_marks (backfill, at, judged)
+             SELECT id, CAST(?12 AS BIGINT), judged FROM counted WHERE ?2 > 0"
+        );
+        c.execute(&sql, values)?;
+    } else {
+        c.execute(sql, values)?;
+        if sums.judged > 0 {
+            mark(c, backfill, s.now)?;
+        }
     }
-    // Something went well: whatever was wrong with the whole is over.
-    let sql = "UPDATE backfills SET setbacks = 0, retry_at = 0, reason = NULL
-               WHERE id = ?1 AND state = 'running' AND setbacks > 0";
-    c.prepare_cached(sql)?.execute([backfill])?;
-    mark(c, backfill, s.now)
+    if sums.control > 0 {
+        missed(c, backfill, s.interval)?;
+    }
+    Ok(())
+}
+
+/// What the control sample says as far as it is judged: pausing for good before the end still tells something.
+fn missed(c: &Connection, backfill: i64, interval: Interval) -> db::Result<()> {
+    let sql = "SELECT control_rows, control_flips FROM backfills
+               WHERE id = ?1 AND control_rows > 0";
+    let control = c
+        .prepare_cached(sql)?
+        .query_row([backfill], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))
+        .optional()?;
+    let Some((rows, flips)) = control else {
+        return Ok(());
+    };
+    let (low, high) = interval(flips, rows);
+    let sql = "UPDATE backfills SET missed_share = ?2, missed_low = ?3, missed_high = ?4
+               WHERE id = ?1";
+    let share = flips as f64 / rows as f64;
+    c.prepare_cached(sql)?
+        .execute(params![backfill, share, low, high])
+        .map(drop)
 }
 
 /// What the rows that are left mean for the backfill.
-fn stand(c: &Connection, backfill: i64, s: &Settlement) -> rusqlite::Result<()> {
+fn stand(c: &Connection, backfill: i64, s: &Settlement) -> db::Result<()> {
     match &s.then {
         Then::Again | Then::Retry(_) => Ok(()),
         Then::Back(at, why) => {
@@ -261,49 +323,24 @@ fn stand(c: &Connection, backfill: i64, s: &Settlement) -> rusqlite::Result<()> 
 }
 
 /// Drops the rows that a backfill still holds.
-pub(super) fn forget(c: &Connection, backfill: i64) -> rusqlite::Result<()> {
+pub(super) fn forget(c: &Connection, backfill: i64) -> db::Result<()> {
     let sql = "DELETE FROM backfill_chunks WHERE backfill = ?1";
     c.prepare_cached(sql)?.execute([backfill]).map(drop)
 }
 
 /// A rate is not measured over a rest.
-pub(super) fn forget_marks(c: &Connection, backfill: i64) -> rusqlite::Result<()> {
+pub(super) fn forget_marks(c: &Connection, backfill: i64) -> db::Result<()> {
     let sql = "DELETE FROM backfill_marks WHERE backfill = ?1";
     c.prepare_cached(sql)?.execute([backfill]).map(drop)
 }
 
 /// A backfill with nothing left to judge is done.
-pub(super) fn end_if_done(c: &Connection, backfill: i64, now: i64) -> rusqlite::Result<()> {
-    end_if_done_with(c, backfill, now, None)
-}
-
-fn end_if_done_with(
-    c: &Connection,
-    backfill: i64,
-    now: i64,
-    interval: Option<Interval>,
-) -> rusqlite::Result<()> {
+pub(super) fn end_if_done(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
     let sql = "UPDATE backfills SET state = 'done', reason = NULL, ended_at = ?2
                WHERE id = ?1 AND state = 'running' AND NOT EXISTS (
                    SELECT 1 FROM backfill_chunks WHERE backfill = ?1 AND done = 0
                )";
-    let ended = c.prepare_cached(sql)?.execute([backfill, now])? > 0;
-    let sql = "SELECT control_rows, control_flips FROM backfills
-               WHERE id = ?1 AND control_rows > 0";
-    let control = c
-        .prepare_cached(sql)?
-        .query_row([backfill], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))
-        .optional()?;
-    if let (Some((rows, flips)), Some(interval)) = (control, interval) {
-        // Known as far as the sample is judged: pausing for good before the end still tells something.
-        let (low, high) = interval(flips, rows);
-        let sql = "UPDATE backfills SET missed_share = ?2, missed_low = ?3, missed_high = ?4
-                   WHERE id = ?1";
-        let share = flips as f64 / rows as f64;
-        c.prepare_cached(sql)?
-            .execute(params![backfill, share, low, high])?;
-    }
-    if ended {
+    if c.prepare_cached(sql)?.execute([backfill, now])? > 0 {
         forget(c, backfill)?;
         forget_marks(c, backfill)?;
     }
@@ -311,31 +348,24 @@ fn end_if_done_with(
 }
 
 /// Begins to measure a rate, where nothing was measured lately.
-pub(super) fn begin_marks(c: &Connection, backfill: i64, now: i64) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?2";
-    c.prepare_cached(sql)?.execute([backfill, now - window()])?;
+pub(super) fn begin_marks(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
+    drop_marks(c, backfill, now)?;
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
                SELECT id, ?2, judged FROM backfills WHERE id = ?1
                  AND NOT EXISTS (SELECT 1 FROM backfill_marks WHERE backfill = ?1)";
     c.prepare_cached(sql)?.execute([backfill, now]).map(drop)
 }
 
-/// Measures the rate over the window that ends now.
-fn mark(c: &Connection, backfill: i64, now: i64) -> rusqlite::Result<()> {
-    let sql = "UPDATE backfills SET rate = (
-                   SELECT (backfills.judged - m.judged) * 1e6 / (?2 - m.at)
-                   FROM backfill_marks AS m
-                   WHERE m.backfill = ?1 AND m.at >= ?3 AND m.at < ?2 ORDER BY m.at LIMIT 1
-               )
-               WHERE id = ?1 AND EXISTS (
-                   SELECT 1 FROM backfill_marks AS m
-                   WHERE m.backfill = ?1 AND m.at >= ?3 AND m.at < ?2
-               )";
-    c.prepare_cached(sql)?
-        .execute([backfill, now, now - window()])?;
+/// Notes how far a backfill is now.
+fn mark(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
     let sql = "INSERT INTO backfill_marks (backfill, at, judged)
                SELECT id, ?2, judged FROM backfills WHERE id = ?1";
     c.prepare_cached(sql)?.execute([backfill, now])?;
+    drop_marks(c, backfill, now)
+}
+
+/// Drops marks of before the window that ends now.
+fn drop_marks(c: &Connection, backfill: i64, now: i64) -> db::Result<()> {
     let sql = "DELETE FROM backfill_marks WHERE backfill = ?1 AND at < ?2";
     c.prepare_cached(sql)?
         .execute([backfill, now - window()])
@@ -343,22 +373,22 @@ fn mark(c: &Connection, backfill: i64, now: i64) -> rusqlite::Result<()> {
 }
 
 /// In microseconds.
-fn window() -> i64 {
+pub(super) fn window() -> i64 {
     signed(BACKFILL_RATE_MS * 1_000)
 }
 
 /// Takes a text out of the chunks that hold it. Gives the chunks changed.
-pub(super) fn erase(c: &Connection, digest: &Digest) -> rusqlite::Result<usize> {
-    let sql = "SELECT backfill, position, payload FROM backfill_chunks
-               WHERE done = 0 AND instr(prefixes, ?1) > 0";
+pub(super) fn erase(c: &Connection, digest: &Digest) -> db::Result<usize> {
+    let sql = c.either(
+        "SELECT backfill, position, payload FROM backfill_chunks
+         WHERE done = 0 AND instr(prefixes, ?1) > 0",
+        "SELECT backfill, position, payload FROM backfill_chunks
+         WHERE done = 0 AND position(?1 IN prefixes) > 0 FOR UPDATE",
+    );
     let prefix = payload::prefix(digest);
     let mut select = c.prepare_cached(sql)?;
     let found = select.query_map([&prefix[..]], |row| {
-        Ok((
-            row.get::<_, i64>(0)?,
-            row.get::<_, i64>(1)?,
-            rows_of(row, 2)?,
-        ))
+        Ok((row.get::<i64>(0)?, row.get::<i64>(1)?, rows_of(row, 2)?))
     })?;
     let found: Vec<_> = found.collect::<Result<_, _>>()?;
     let mut changed = 0;

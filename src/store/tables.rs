@@ -1,7 +1,7 @@
 //! The store as tables of the schema `safeguard`.
 //!
 //! Takes a store, gives a TableProvider for each table of `columns`, and a schema that holds them. Scans hand projection,
-//! limit and exact filters to SQLite. Only `overrides` takes an INSERT; facts are appended by the store itself, and
+//! limit and exact filters to the database. Only `overrides` takes an INSERT; facts are appended by the store itself, and
 //! nothing is updated or deleted through SQL.
 
 use super::columns::{
@@ -120,7 +120,11 @@ impl TableProvider for StoreTable {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        let supported = |filter: &&Expr| match filter::translate(self.table, filter) {
+        let supported = |filter: &&Expr| match filter::translate(
+            self.store.place.dialect(),
+            self.table,
+            filter,
+        ) {
             Some(_) => TableProviderFilterPushDown::Exact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -136,7 +140,7 @@ impl TableProvider for StoreTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let conditions: Option<Vec<_>> = filters
             .iter()
-            .map(|f| filter::translate(self.table, f))
+            .map(|f| filter::translate(self.store.place.dialect(), self.table, f))
             .collect();
         let Some(conditions) = conditions else {
             return plan_err!(

@@ -1,5 +1,6 @@
 //! The tables as SQL sees them together: the view of labels, current policies, refused writes.
 
+use crate::store::bed::{Bed, on_both};
 use crate::store::tests::{rows, session, undecided, verdict, version};
 use crate::store::{CalibrationRow, Record, Store, VersionRow, text_digest, to_hex};
 use datafusion::prelude::SessionContext;
@@ -24,8 +25,8 @@ fn reasoned(text: &str, at: i64, n: u64) -> Record {
 }
 
 /// Verdicts under two texts of one policy, and what people said.
-async fn judged() -> (Store, SessionContext) {
-    let store = Store::ephemeral().unwrap();
+async fn judged(bed: &Bed) -> (Store, SessionContext) {
+    let store = bed.new_store();
     for row in [version("hate", 1, "old"), version("hate", 2, "new")] {
         store.append_version(row).await.unwrap();
     }
@@ -74,9 +75,8 @@ async fn judged() -> (Store, SessionContext) {
     (store, session)
 }
 
-#[tokio::test]
-async fn labels_are_current_and_people_win() {
-    let (store, session) = judged().await;
+async fn labels_are_current_and_people_win(bed: Bed) {
+    let (store, session) = judged(&bed).await;
     let cases = [
         (
             "two verdicts",
@@ -143,9 +143,8 @@ async fn labels_are_current_and_people_win() {
     assert_eq!(rows(&session, sql).await.len(), 2);
 }
 
-#[tokio::test]
-async fn a_label_is_looked_up_by_the_text() {
-    let store = Store::ephemeral().unwrap();
+async fn a_label_is_looked_up_by_the_text(bed: Bed) {
+    let store = bed.new_store();
     let session = session(&store).await;
     let sql = format!(
         "SELECT label FROM safeguard.labels WHERE policy = 'hate' AND text_digest = '{}'",
@@ -161,9 +160,8 @@ async fn a_label_is_looked_up_by_the_text() {
     }
 }
 
-#[tokio::test]
-async fn policies_are_current_versions() {
-    let store = Store::ephemeral().unwrap();
+async fn policies_are_current_versions(bed: Bed) {
+    let store = bed.new_store();
     let session = session(&store).await;
     let titled = VersionRow {
         title: Some("Spam".into()),
@@ -195,9 +193,8 @@ async fn policies_are_current_versions() {
     assert_eq!(rows(&session, all).await, [expected]);
 }
 
-#[tokio::test]
-async fn the_facts_cannot_be_written_through_sql() {
-    let store = Store::ephemeral().unwrap();
+async fn the_facts_cannot_be_written_through_sql(bed: Bed) {
+    let store = bed.new_store();
     let session = session(&store).await;
     let cases = [
         (
@@ -247,10 +244,8 @@ async fn the_facts_cannot_be_written_through_sql() {
     rows(&session, "DROP VIEW safeguard.mine").await;
 }
 
-#[tokio::test]
-async fn the_latest_calibration_of_a_scorer_counts() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+async fn the_latest_calibration_of_a_scorer_counts(bed: Bed) {
+    let store = bed.open();
     let row = |scorer: u8, gap| CalibrationRow {
         scorer_digest: [scorer; 32],
         policy: "hate".into(),
@@ -274,7 +269,7 @@ async fn the_latest_calibration_of_a_scorer_counts() {
         store.append_calibration(row).await.unwrap();
     }
     drop(store);
-    let store = Store::open(dir.path()).unwrap();
+    let store = bed.open();
     let cases = [
         (1, Some(row(1, None))),
         (2, Some(row(2, Some(1.0)))),
@@ -293,3 +288,11 @@ async fn the_latest_calibration_of_a_scorer_counts() {
     );
     assert_eq!(rows(&session, sql).await, [expected]);
 }
+
+on_both!(
+    labels_are_current_and_people_win,
+    a_label_is_looked_up_by_the_text,
+    policies_are_current_versions,
+    the_facts_cannot_be_written_through_sql,
+    the_latest_calibration_of_a_scorer_counts,
+);

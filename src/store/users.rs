@@ -5,9 +5,9 @@
 //! sees names and roles only.
 
 use super::Store;
+use super::db::{self, Connection, Optional, Row, params};
 use super::error::StoreError;
 use super::writer::Work;
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::fmt;
 
 /// A user.
@@ -51,7 +51,7 @@ impl Store {
         let name = name.to_owned();
         self.read(move |reader| {
             let mut select = reader.prepare_cached(&select("WHERE name = ?1"))?;
-            select.query_row([name], user).optional()
+            select.query_row([&name], user).optional()
         })
         .await
     }
@@ -81,7 +81,7 @@ fn select(which: &str) -> String {
     format!("SELECT name, role, verifier, created_at, valid_until FROM users {which}")
 }
 
-fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
+fn user(row: &Row<'_>) -> db::Result<UserRow> {
     Ok(UserRow {
         name: row.get(0)?,
         role: row.get(1)?,
@@ -92,9 +92,12 @@ fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
 }
 
 /// Within the writer's transaction.
-pub(super) fn put(writer: &Connection, user: &UserRow) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO users (name, role, verifier, created_at, valid_until)
-               VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(super) fn put(writer: &Connection, user: &UserRow) -> db::Result<()> {
+    let sql = "INSERT INTO users (name, role, verifier, created_at, valid_until)
+               VALUES (?1, ?2, ?3, ?4, ?5)
+               ON CONFLICT (name) DO UPDATE SET
+                   role = excluded.role, verifier = excluded.verifier,
+                   created_at = excluded.created_at, valid_until = excluded.valid_until";
     let values = params![
         user.name,
         user.role,
@@ -106,7 +109,7 @@ pub(super) fn put(writer: &Connection, user: &UserRow) -> rusqlite::Result<()> {
 }
 
 /// Within the writer's transaction. Gives the users removed.
-pub(super) fn remove(writer: &Connection, name: &str) -> rusqlite::Result<i64> {
+pub(super) fn remove(writer: &Connection, name: &str) -> db::Result<i64> {
     let removed = writer
         .prepare_cached("DELETE FROM users WHERE name = ?1")?
         .execute([name])?;
@@ -116,6 +119,7 @@ pub(super) fn remove(writer: &Connection, name: &str) -> rusqlite::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::bed::{Bed, on_both};
     use crate::store::tests::{rows, session};
 
     fn ada() -> UserRow {
@@ -128,10 +132,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn users_are_kept_replaced_and_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+    async fn users_are_kept_replaced_and_removed(bed: Bed) {
+        let store = bed.open();
         assert_eq!(store.users().await.unwrap(), []);
         assert_eq!(store.user("ada").await.unwrap(), None);
         store.put_user(ada()).await.unwrap();
@@ -150,7 +152,7 @@ mod tests {
         };
         store.put_user(changed.clone()).await.unwrap();
         // Another process sees it at once.
-        let other = Store::open(dir.path()).unwrap();
+        let other = bed.open();
         assert_eq!(other.user("ada").await.unwrap(), Some(changed));
         assert!(other.remove_user("ada").await.unwrap());
         assert!(!other.remove_user("ada").await.unwrap());
@@ -158,9 +160,8 @@ mod tests {
         assert_eq!(store.users().await.unwrap(), [bob]);
     }
 
-    #[tokio::test]
-    async fn an_unknown_role_is_refused() {
-        let store = Store::ephemeral().unwrap();
+    async fn an_unknown_role_is_refused(bed: Bed) {
+        let store = bed.new_store();
         let row = UserRow {
             role: "root".to_owned(),
             ..ada()
@@ -189,9 +190,8 @@ mod tests {
         assert!(!found("secret2"));
     }
 
-    #[tokio::test]
-    async fn sql_sees_no_verifier() {
-        let store = Store::ephemeral().unwrap();
+    async fn sql_sees_no_verifier(bed: Bed) {
+        let store = bed.new_store();
         store.put_user(ada()).await.unwrap();
         let session = session(&store).await;
         assert_eq!(
@@ -211,21 +211,18 @@ mod tests {
         assert!(!format!("{:?}", ada()).contains("c3RvcmVk"));
     }
 
-    #[tokio::test]
-    async fn the_mock_secret_is_the_stores_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Store::open(dir.path())
-            .unwrap()
-            .mock_secret()
-            .await
-            .unwrap();
-        let again = Store::open(dir.path())
-            .unwrap()
-            .mock_secret()
-            .await
-            .unwrap();
-        let other = Store::ephemeral().unwrap().mock_secret().await.unwrap();
+    async fn the_mock_secret_is_the_stores_own(bed: Bed) {
+        let first = bed.open().mock_secret().await.unwrap();
+        let again = bed.open().mock_secret().await.unwrap();
+        let other = bed.new_store().mock_secret().await.unwrap();
         assert_eq!(first, again);
         assert_ne!(first, other);
     }
+
+    on_both!(
+        users_are_kept_replaced_and_removed,
+        an_unknown_role_is_refused,
+        sql_sees_no_verifier,
+        the_mock_secret_is_the_stores_own,
+    );
 }

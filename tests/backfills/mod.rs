@@ -8,9 +8,11 @@ mod faults;
 mod kills;
 mod limits;
 mod queue;
+mod servers;
 mod steering;
 
 use crate::slt::rows;
+use crate::stores;
 use futures::TryStreamExt;
 use safeguard::backend::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
 use safeguard::engine::{Engine, Session};
@@ -163,7 +165,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     async fn new() -> Bench {
-        Bench::over(Store::ephemeral().unwrap(), Script::new()).await
+        Bench::over(stores::new(), Script::new()).await
     }
 
     async fn over(store: Store, script: Arc<Script>) -> Bench {

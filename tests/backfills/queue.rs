@@ -1,6 +1,7 @@
 //! `SET safeguard.answer = 'queue'`: answers at once, judged later, and asked for once.
 
 use super::Bench;
+use crate::stores;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -123,30 +124,25 @@ async fn a_failing_backend_and_a_poisoned_text_are_waited_for_and_given_up() {
 #[tokio::test]
 async fn texts_are_gone_when_they_are_judged_or_erased() {
     let dir = tempfile::tempdir().unwrap();
-    let store = safeguard::store::Store::open(dir.path()).unwrap();
+    let store = stores::open(dir.path());
     let bench = Bench::over(store, super::Script::new()).await;
     bench.rows("SET safeguard.answer = 'queue'").await;
-    let found = |word: &str| {
-        std::fs::read_dir(dir.path()).unwrap().any(|file| {
-            let bytes = std::fs::read(file.unwrap().path()).unwrap();
-            bytes.windows(word.len()).any(|w| w == word.as_bytes())
-        })
-    };
+    let found = |word: &'static str| stores::hold(dir.path(), word);
     bench
         .rows("SELECT safeguard_classify('p', 'word' || t) FROM (VALUES ('one'), ('two')) AS v(t)")
         .await;
-    assert!(found("wordone") && found("wordtwo"));
+    assert!(found("wordone").await && found("wordtwo").await);
     let erased = bench
         .engine
         .store()
         .erase_text(safeguard::store::text_digest("wordone"));
     assert_eq!(erased.await.unwrap(), 1);
-    assert!(!found("wordone"));
+    assert!(!found("wordone").await);
     bench.work().await;
     assert_eq!(bench.script.asked(), ["wordtwo".into()]);
     // Erasing another empties the write-ahead log, in which the row that is gone still stood.
     bench.engine.store().erase_text([0; 32]).await.unwrap();
-    assert!(!found("wordtwo"));
+    assert!(!found("wordtwo").await);
 }
 
 /// A repetition that is compared is asked now or not at all; a calibration that is there decides which scores stand.

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 const ROWS: usize = 500;
 /// Replies after which a server is killed.
 const KILLED_AT: usize = 150;
-/// Requests to a server that was killed before it is left alone, and trials while the rest is judged.
-const IN_VAIN_MAX: usize = 16;
+/// Requests to a server that was killed: what was on its way before it is left alone, and trials while the rest is judged.
+/// Were it not left alone, most of the others would go there, as it has nothing to do.
+const IN_VAIN_MAX: usize = 64;
 /// The same prompt read in another batch is rounded differently; so many of the texts may have another label alone.
 const OTHERWISE_MAX: usize = 1;
 const TABLE: &str = "CREATE EXTERNAL TABLE IF NOT EXISTS mail STORED AS CSV LOCATION 'mail.csv'";

@@ -1,6 +1,6 @@
 //! A PostgreSQL of one test.
 
-use crate::clients::skip;
+use super::skip;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,10 +13,10 @@ const READY_SECONDS: u64 = 60;
 /// The user that it runs as where tests run as root, which it refuses.
 const USER: &str = "postgres";
 /// Of the socket's name alone, where nothing listens on it.
-pub(super) const PORT: u16 = 5432;
+pub(crate) const PORT: u16 = 5432;
 
 /// Killed when it goes out of scope.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     child: Child,
     port: u16,
     log: Arc<(Mutex<String>, Condvar)>,
@@ -25,12 +25,12 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts one; `None` where PostgreSQL is not installed.
-    pub(super) fn start() -> Option<Cluster> {
+    pub(crate) fn start() -> Option<Cluster> {
         Cluster::with(PORT, "listen_addresses=", &[])
     }
 
     /// The same, with a port, lines of its configuration (`{}` is its folder) and files in that folder.
-    pub(super) fn with(port: u16, settings: &str, files: &[(&str, &str)]) -> Option<Cluster> {
+    pub(crate) fn with(port: u16, settings: &str, files: &[(&str, &str)]) -> Option<Cluster> {
         let Some(bin) = bin() else {
             skip("a PostgreSQL server");
             return None;
@@ -117,8 +117,13 @@ impl Cluster {
     }
 
     /// The folder of its socket.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its number.
+    pub(crate) fn process(&self) -> i32 {
+        self.child.id().try_into().unwrap()
     }
 
     /// What it said so far.
@@ -128,7 +133,7 @@ impl Cluster {
     }
 
     /// What it said up to now, every statement that it was asked among it.
-    pub(super) async fn log(&self) -> String {
+    pub(crate) async fn log(&self) -> String {
         let mark = format!("SELECT 'mark {}'", self.said().len());
         self.client().await.batch_execute(&mark).await.unwrap();
         let (text, more) = self.log.as_ref();
@@ -141,7 +146,7 @@ impl Cluster {
     }
 
     /// A client of its own, by the side of ours.
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(self.folder())
@@ -154,19 +159,19 @@ impl Cluster {
     }
 
     /// The statement that attaches it.
-    pub(super) fn create_server(&self, name: &str) -> String {
+    pub(crate) fn create_server(&self, name: &str) -> String {
         create_server(name, self.folder())
     }
 
     /// Kills it and its children, as a machine that fails does.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 /// The statement that attaches what listens in a folder.
-pub(super) fn create_server(name: &str, folder: &Path) -> String {
+pub(crate) fn create_server(name: &str, folder: &Path) -> String {
     format!(
         "CREATE SERVER {name} FOREIGN DATA WRAPPER postgres OPTIONS (host '{}', port '{PORT}', dbname '{USER}', user '{USER}')",
         folder.display()

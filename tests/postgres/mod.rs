@@ -3,13 +3,16 @@
 //! Without one on this machine the tests are reported as skipped, unless `SAFEGUARD_CLIENTS=require`; `.ci/clients`
 //! installs and requires it.
 
-mod cluster;
+pub(crate) mod cluster;
 mod cut;
 mod parallel;
 mod reads;
+pub(crate) mod shared;
+mod store;
 mod tls;
 mod writes;
 
+use crate::clients::skip;
 use crate::relations::Program;
 use cluster::Cluster;
 

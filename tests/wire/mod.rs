@@ -11,6 +11,7 @@ mod limits;
 mod logins;
 mod stops;
 
+use crate::stores;
 use safeguard::backend::Backend;
 use safeguard::backend::local::{Local, WorkDone};
 use safeguard::config::{ServeConfig, ServeOptions};
@@ -60,7 +61,7 @@ impl Wire {
     pub async fn start(config: ServeConfig) -> Wire {
         let model = Arc::new(Local::nano().unwrap());
         let backend: Arc<Local> = Arc::clone(&model);
-        let mut wire = Wire::over(config, Store::ephemeral().unwrap(), backend).await;
+        let mut wire = Wire::over(config, stores::new(), backend).await;
         wire.model = Some(model);
         wire
     }

@@ -1,8 +1,7 @@
 //! What can be typed after `safeguard job`.
 
-use super::{AllowSwap, ModelsDir};
+use super::{AllowSwap, DataDir, ModelsDir};
 use clap::Subcommand;
-use std::path::PathBuf;
 
 /// `safeguard job`.
 #[derive(Debug, Subcommand)]
@@ -11,18 +10,16 @@ pub(in crate::cli) enum Job {
     Run(JobRun),
     /// List backfills and how far they are, and jobs with their latest runs
     List {
-        /// Where verdicts, policies and tables are kept
-        #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
-        data_dir: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
     },
 }
 
 /// `safeguard job run`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct JobRun {
-    /// Where verdicts, policies and tables are kept; made when missing
-    #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub data: DataDir,
     /// The model to ask: `nano`, a model's folder, or a name of `safeguard model list`
     #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
     pub model: String,

@@ -1,5 +1,6 @@
 //! What can be typed after `safeguard report`.
 
+use super::DataDir;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -14,9 +15,8 @@ pub(in crate::cli) struct Report {
     /// The file to write; one that is there is replaced
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Where verdicts and policies are kept
-    #[arg(long, value_name = "DIR", default_value = "safeguard-data")]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub data: DataDir,
 }
 
 /// What a report can be about.

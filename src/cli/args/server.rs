@@ -1,6 +1,6 @@
 //! What can be typed after `safeguard serve` and `safeguard user`.
 
-use super::{AllowSwap, ModelsDir};
+use super::{AllowSwap, ModelsDir, SharedStore};
 use crate::config::{Role, ServeOptions};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -18,6 +18,8 @@ pub(in crate::cli) struct Serve {
     /// Where verdicts, policies and users are kept; made when missing [default: safeguard-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    shared: SharedStore,
     /// The model to ask: `nano`, a model's folder, a name of `safeguard model list`, or servers: `URL[#NAME][,URL..]`
     /// [default: nano]
     #[arg(long, value_name = "NAME|DIR")]
@@ -59,6 +61,7 @@ impl Serve {
         ServeOptions {
             listen: self.listen,
             data_dir: self.data_dir,
+            store: self.shared.url,
             model: self.model,
             models_dir: self.models.said(),
             allow_swap: self.swap.allow_swap.then_some(true),
@@ -135,7 +138,7 @@ pub(in crate::cli) struct PasswordFrom {
     pub stdin: bool,
 }
 
-/// Where the users are.
+/// Where a store is.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DataDir {
     /// Where the server keeps verdicts, policies and users
@@ -146,6 +149,8 @@ pub(in crate::cli) struct DataDir {
         default_value = "safeguard-data"
     )]
     pub dir: PathBuf,
+    #[command(flatten)]
+    pub shared: SharedStore,
 }
 
 fn role() -> impl TypedValueParser<Value = Role> {

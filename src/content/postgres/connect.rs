@@ -2,14 +2,13 @@
 //!
 //! Takes options, gives connections that stop the server's work when they are dropped. Time limits are the config's.
 
-use super::options::{Options, SslMode};
-use super::tls::Tls;
+use super::options::Options;
 use crate::config::{SERVER_CONNECT_SECONDS, SERVER_WORDS_MAX};
 use crate::content::ContentError;
-use std::ops::Deref;
+pub(super) use crate::postgres::Connection;
+use crate::postgres::{Refusal, words};
 use std::time::Duration;
-use tokio::task::AbortHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Config;
 
 /// How our connections are set: what our own literals and the texts of types without an Arrow type depend on.
 const SETTINGS: &str = "SET standard_conforming_strings = on; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; \
@@ -22,38 +21,11 @@ pub(super) struct Server {
     pub(super) options: Options,
 }
 
-/// One connection. Dropping it ends what the database does for it.
-pub(super) struct Connection {
-    client: Client,
-    /// Of the task that moves its bytes; a socket that closes is how a running COPY is told to end.
-    task: AbortHandle,
-}
-
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {
     Reading,
     Writing,
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Deref for Connection {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        &self.client
-    }
 }
 
 impl Server {
@@ -84,25 +56,11 @@ impl Server {
         if let Some(password) = options.password()? {
             config.password(password);
         }
-        let (client, task) = match options.sslmode {
-            SslMode::Disable => {
-                config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-                let connected = config.connect(NoTls).await;
-                let (client, connection) = connected.map_err(|e| self.refused(&e))?;
-                (client, tokio::spawn(connection))
-            }
-            mode => {
-                config.ssl_mode(tokio_postgres::config::SslMode::Require);
-                let tls = Tls::new(mode, options.sslrootcert.as_deref())?;
-                let connected = config.connect(tls).await;
-                let (client, connection) = connected.map_err(|e| self.refused(&e))?;
-                (client, tokio::spawn(connection))
-            }
-        };
-        let connection = Connection {
-            client,
-            task: task.abort_handle(),
-        };
+        let opened = Connection::open(config, options.sslmode, options.sslrootcert.as_deref());
+        let connection = opened.await.map_err(|refusal| match refusal {
+            Refusal::Certificates(why) => ContentError::new("F0000", why),
+            Refusal::Server(error) => self.refused(&error),
+        })?;
         let mut settings = SETTINGS.to_owned();
         if purpose == For::Reading {
             settings.push_str("; SET default_transaction_read_only = on");
@@ -132,7 +90,7 @@ impl Server {
                 error
                     .with_hint("OPTIONS (.., password_env 'NAME') names the variable that holds it")
             }
-            None => self.unreachable(&words(error)),
+            None => self.unreachable(&shortened(words(error))),
         }
     }
 
@@ -142,7 +100,7 @@ impl Server {
             let why = format!(
                 "server {}: the connection is lost: {}",
                 self.name,
-                words(error)
+                shortened(words(error))
             );
             return ContentError::new("08006", why);
         };
@@ -157,17 +115,6 @@ impl Server {
         error.hint = said.hint().map(str::to_owned);
         error
     }
-}
-
-/// What went wrong below, which tokio-postgres keeps in the sources.
-fn words(error: &tokio_postgres::Error) -> String {
-    let mut next = std::error::Error::source(error);
-    let mut last = None;
-    while let Some(source) = next {
-        last = Some(source.to_string());
-        next = source.source();
-    }
-    shortened(last.unwrap_or_else(|| error.to_string()))
 }
 
 fn shortened(mut words: String) -> String {

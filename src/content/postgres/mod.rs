@@ -16,7 +16,6 @@ mod options;
 mod scan;
 mod sink;
 mod split;
-mod tls;
 
 pub use catalog::Attached;
 pub use count::CountThere;

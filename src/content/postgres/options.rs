@@ -4,8 +4,8 @@
 
 use crate::config::{SERVER_READERS_MAX, variable};
 use crate::content::ContentError;
+use crate::postgres::SslMode;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What an option may be called.
@@ -53,17 +53,6 @@ enum Password {
     Variable(String),
 }
 
-/// As libpq's, without what may silently leave the way open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslMode {
-    /// In the clear.
-    Disable,
-    /// Encrypted, to whoever answers.
-    Require,
-    /// Encrypted, to whoever has a trusted certificate for the host's name.
-    VerifyFull,
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -105,9 +94,11 @@ impl Options {
         };
         let host = find("host").unwrap_or_else(|| "localhost".to_owned());
         let sslmode = match find("sslmode") {
-            Some(mode) => SslMode::parse(&mode)?,
-            None if is_here(&host) => SslMode::Disable,
-            None => SslMode::VerifyFull,
+            Some(mode) => match SslMode::parse(&mode) {
+                Some(mode) => mode,
+                None => return Err(invalid("sslmode", &mode, SslMode::WORDS)),
+            },
+            None => SslMode::of_host(&host),
         };
         let port = find("port").unwrap_or_else(|| "5432".to_owned());
         let port = port
@@ -162,29 +153,9 @@ impl Options {
     }
 }
 
-impl SslMode {
-    fn parse(word: &str) -> Result<SslMode, ContentError> {
-        match word.to_ascii_lowercase().as_str() {
-            "disable" => Ok(SslMode::Disable),
-            "require" => Ok(SslMode::Require),
-            "verify-full" => Ok(SslMode::VerifyFull),
-            _ => Err(invalid("sslmode", word, "disable, require or verify-full")),
-        }
-    }
-}
-
 fn invalid(option: &str, value: &str, want: &str) -> ContentError {
     let why = format!("invalid value \"{value}\" for option \"{option}\": it is {want}");
     ContentError::new("22023", why)
-}
-
-/// Whether nothing of the way to a host is outside of this machine.
-fn is_here(host: &str) -> bool {
-    host == "localhost"
-        || host.starts_with('/')
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

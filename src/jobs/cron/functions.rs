@@ -85,7 +85,7 @@ async fn schedule(call: ProcedureCall) -> Result<ScalarValue, Error> {
         command: command(call.required("command")?)?,
         database: CATALOG.to_owned(),
         username: call.user.to_string(),
-        now: now(),
+        now: call.engine.store().clock(),
     };
     let jobid = call.engine.store().put_job(job).await?;
     Ok(ScalarValue::Int64(Some(jobid)))
@@ -143,7 +143,7 @@ async fn alter(call: ProcedureCall) -> Result<ScalarValue, Error> {
         username: call.text("username").map(str::to_owned),
         active: call.flag("active"),
     };
-    match store.alter_job(jobid, change, now()).await? {
+    match store.alter_job(jobid, change, store.clock()).await? {
         true => Ok(ScalarValue::Utf8(Some(String::new()))),
         false => Err(no_job(&jobid.to_string())),
     }

@@ -38,12 +38,13 @@ pub(in crate::store) static BACKFILLS: Table = Table {
         ),
         nullable(
             "coverage",
-            "CASE WHEN \"rows\" > 0 THEN judged * 1.0 / \"rows\" END",
+            "CASE WHEN \"rows\" > 0 THEN CAST(judged AS DOUBLE PRECISION) / \"rows\" END",
             Kind::Float,
         ),
         nullable(
             "weight_coverage",
-            "CASE WHEN weight_total > 0 THEN min(weight_judged / weight_total, 1.0) END",
+            "CASE WHEN weight_total <= 0 THEN NULL WHEN weight_judged < weight_total
+                THEN weight_judged / weight_total ELSE CAST(1 AS DOUBLE PRECISION) END",
             Kind::Float,
         ),
         nullable("control_rows", "control_rows", Kind::Int),
@@ -94,12 +95,20 @@ pub(in crate::store) static QUEUE: Table = Table {
             "(SELECT q.enqueued_at FROM queue AS q INDEXED BY queue_order
               WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
             Kind::Time,
+        )
+        .in_postgres(
+            "(SELECT q.enqueued_at FROM queue AS q
+              WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
         ),
         nullable(
             "oldest_seconds",
             "(SELECT unixepoch('subsec') - q.enqueued_at / 1e6 FROM queue AS q INDEXED BY queue_order
               WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
             Kind::Float,
+        )
+        .in_postgres(
+            "(SELECT CAST(extract(epoch FROM clock_timestamp()) - q.enqueued_at / 1e6 AS DOUBLE PRECISION)
+              FROM queue AS q WHERE q.judge = queue_judges.id ORDER BY q.id LIMIT 1)",
         ),
         column("judged", "judged", Kind::Int),
         column("failed", "failed", Kind::Int),

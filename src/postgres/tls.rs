@@ -1,9 +1,8 @@
-//! TLS towards a database, by rustls.
+//! TLS towards a server, by rustls.
 //!
 //! Takes a mode and certificates, gives what tokio-postgres connects with. Does not bind SCRAM to the channel.
 
-use super::options::SslMode;
-use crate::content::ContentError;
+use super::SslMode;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -44,7 +43,7 @@ impl Tls {
     ///
     /// # Errors
     /// A file of certificates that cannot be read or holds none.
-    pub(super) fn new(mode: SslMode, roots: Option<&Path>) -> Result<Tls, ContentError> {
+    pub(super) fn new(mode: SslMode, roots: Option<&Path>) -> Result<Tls, String> {
         let provider = Arc::new(default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -59,16 +58,14 @@ impl Tls {
     }
 }
 
-fn trusted(roots: Option<&Path>) -> Result<RootCertStore, ContentError> {
+fn trusted(roots: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     let Some(path) = roots else {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         return Ok(store);
     };
-    let bad = |why: &dyn std::fmt::Display| {
-        let why = format!("cannot use sslrootcert {}: {why}", path.display());
-        ContentError::new("F0000", why)
-    };
+    let bad =
+        |why: &dyn std::fmt::Display| format!("cannot use sslrootcert {}: {why}", path.display());
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| bad(&e))? {
         let certificate = certificate.map_err(|e| bad(&e))?;
         store.add(certificate).map_err(|e| bad(&e))?;
