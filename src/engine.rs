@@ -5,6 +5,7 @@
 //! Knows nothing of sockets, terminals or how rows are shown.
 
 mod calibrate;
+mod delta;
 mod estimate;
 mod exists;
 mod files;
@@ -46,13 +47,14 @@ use crate::models::{self, Place};
 use crate::policy::Registry;
 use crate::store::{self, Store};
 use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    MemorySchemaProvider, SchemaProvider,
+    CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider,
 };
 use datafusion::common::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use delta::Deltas;
 use exists::ExistsAsValue;
 use functions::Function;
 use procedures::Procedure;
@@ -226,6 +228,8 @@ impl Engine {
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true)
             .set_str("datafusion.sql_parser.dialect", script::DIALECT)
+            // A TIMESTAMPTZ is a point in time; without a zone it would be a time of day somewhere.
+            .set_str("datafusion.execution.time_zone", "UTC")
             // Folders below a location and patterns of more than one level are read, and not passed over in silence.
             .set_bool(
                 "datafusion.execution.listing_table_ignore_subdirectory",
@@ -243,6 +247,8 @@ impl Engine {
             let shelf = self.shelf.clone();
             builder = builder.with_table_factory(format, Arc::new(Folders { files, shelf }));
         }
+        let shelf = self.shelf.clone();
+        builder = builder.with_table_factory(delta::KIND.to_owned(), Arc::new(Deltas { shelf }));
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
         let mut state = install(builder, classifier).build();
         files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");
@@ -324,7 +330,7 @@ fn catalogs(
     tables: Arc<dyn SchemaProvider>,
     jobs: Arc<dyn SchemaProvider>,
 ) -> Result<Arc<dyn CatalogProviderList>, Error> {
-    let catalog = MemoryCatalogProvider::new();
+    let catalog = delta::Catalog::default();
     catalog.register_schema("public", Arc::new(MemorySchemaProvider::new()))?;
     catalog.register_schema("safeguard", tables)?;
     catalog.register_schema("cron", jobs)?;

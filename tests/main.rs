@@ -10,6 +10,8 @@ mod budgets;
 mod clients;
 /// Jobs that run by themselves: when, how often, and what is recorded of them.
 mod cron;
+/// Delta tables, kept and filled with labels.
+mod delta;
 /// A model on servers, against a double.
 mod endpoint;
 /// What EXPLAIN says before anything is asked.

@@ -1,4 +1,5 @@
-//! INSERT into folders and CREATE TABLE AS in a program that is killed: all rows or none, and nothing left behind.
+//! INSERT into folders and Delta tables and CREATE TABLE AS in a program that is killed: all rows or none, and nothing left
+//! behind.
 //!
 //! The program runs as a child and is killed with SIGKILL when as much lies on the disk as a case says.
 
@@ -27,7 +28,8 @@ fn is_staged(file: &Path) -> bool {
 
 fn start(dir: &Path, statement: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_safeguard"))
-        .args(["sql", "--data-dir", "data", "-c", TABLE, "-c", statement])
+        .args(["sql", "--data-dir", "data", "-c", TABLE, "-c", DELTA])
+        .args(["-c", statement])
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -55,9 +57,14 @@ fn kill(dir: &Path, statement: &str, when: impl Fn(&[PathBuf]) -> bool) -> bool 
 
 const TABLE: &str = "CREATE EXTERNAL TABLE IF NOT EXISTS t (id BIGINT, body TEXT, day BIGINT) STORED AS CSV PARTITIONED BY (day) LOCATION 'posts/' OPTIONS (format.has_header true)";
 
+const DELTA: &str = "CREATE EXTERNAL TABLE IF NOT EXISTS d (id BIGINT, body TEXT, day BIGINT) STORED AS DELTA PARTITIONED BY (day) LOCATION 'lake/'";
+
 /// What the next program sees, as CSV.
 fn seen(dir: &Path, select: &str) -> String {
-    let said = sql(dir, &["--data-dir", "data", "-c", TABLE, "-c", select]);
+    let said = sql(
+        dir,
+        &["--data-dir", "data", "-c", TABLE, "-c", DELTA, "-c", select],
+    );
     assert_eq!(said.code, 0, "{select}: {}", said.err);
     said.out.lines().skip(1).collect::<Vec<_>>().join(";")
 }
@@ -145,4 +152,66 @@ fn a_killed_create_table_is_there_with_all_rows_or_not_at_all() {
     // What does not keep anything does not see it.
     let other = sql(dir, &["--ephemeral", "-c", "SELECT * FROM made"]);
     assert!(other.err.contains("42P01"), "{}", other.err);
+}
+
+#[test]
+fn a_killed_insert_into_delta_is_whole_or_never_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lake = dir.join("lake");
+    let insert = format!(
+        "INSERT INTO d SELECT i, 'text number ' || i, i % 40 FROM generate_series(1, {ROWS}) AS g(i)"
+    );
+    assert_eq!(seen(dir, "SELECT count(*) FROM d"), "0");
+    let parts = |files: &[PathBuf]| {
+        let part = |file: &&PathBuf| {
+            file.starts_with(&lake) && file.extension().is_some_and(|e| e == "parquet")
+        };
+        files.iter().filter(part).count()
+    };
+    let entries = |files: &[PathBuf]| {
+        let entry = |file: &&PathBuf| file.starts_with(lake.join("_delta_log"));
+        files.iter().filter(entry).count()
+    };
+    let (mut rows, mut orphans) = (0, 0);
+    for case in 0..10 {
+        let before = files(dir);
+        kill(dir, &insert, |files| match case {
+            0..7 => parts(files) > parts(&before) + case * 5,
+            // While or after the entry is written.
+            7 | 8 => files
+                .iter()
+                .any(|file| is_staged(file) && file.ends_with("entry")),
+            _ => entries(files) > entries(&before),
+        });
+        let after = files(dir);
+        let lost = entries(&after) == entries(&before) && parts(&after) > parts(&before);
+        orphans += usize::from(lost);
+        let now: usize = seen(dir, "SELECT count(*) FROM d").parse().unwrap();
+        let committed = entries(&after) > entries(&before);
+        assert_eq!(now, rows + usize::from(committed) * ROWS, "case {case}");
+        rows = now;
+        let left = files(dir);
+        assert_eq!(parts(&left), rows / ROWS * 40, "case {case}");
+        assert!(!left.iter().any(|file| is_staged(file)), "case {case}");
+    }
+    assert!(orphans >= 5, "{orphans} kills came in the middle");
+    seen(dir, &insert);
+    let check = "SELECT count(*), count(DISTINCT id), count(DISTINCT day) FROM d";
+    assert_eq!(seen(dir, check), format!("{},{ROWS},40", rows + ROWS));
+}
+
+#[test]
+fn programs_that_insert_into_delta_at_once_all_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert_eq!(seen(dir, "SELECT count(*) FROM d"), "0");
+    let insert = "INSERT INTO d SELECT i, 'text', i % 3 FROM generate_series(1, 1000) AS g(i)";
+    let statements = [insert; 5].join("; ");
+    let mut programs: Vec<Child> = (0..3).map(|_| start(dir, &statements)).collect();
+    for program in &mut programs {
+        assert!(program.wait().unwrap().success());
+    }
+    let check = "SELECT count(*), sum(id) FROM d";
+    assert_eq!(seen(dir, check), format!("15000,{}", 15 * 500_500));
 }

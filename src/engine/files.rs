@@ -12,9 +12,11 @@ mod records;
 mod source;
 mod text;
 
-pub(super) use formats::{nullable, register};
+pub(super) use formats::{INFERRED, nullable, register};
 pub(super) use patterns::matching;
+pub(super) use source::of_parquet;
 
+use super::delta;
 use super::roots::Roots;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result};
@@ -42,14 +44,20 @@ pub(super) fn locations(plan: &LogicalPlan, roots: &Roots) -> Result<Vec<String>
     };
     for location in &table.locations {
         let path = roots.check("read", location)?;
-        // A folder may be filled later, by INSERT too; a pattern may match later.
-        let settled = !location.ends_with('/') && !location.contains(['*', '?', '[']);
+        // A folder may be filled later, by INSERT too; a pattern may match later; a Delta table may be made there.
+        let settled = !location.ends_with('/')
+            && !location.contains(['*', '?', '['])
+            && !delta::is_one(table);
         if settled && path.is_some_and(|path| !path.exists()) {
             let why = format!("cannot read {location}: no such file or folder");
             return Err(io::Error::new(io::ErrorKind::NotFound, why).into());
         }
     }
-    Ok(table.locations.clone())
+    let folder = |location: &String| match delta::is_one(table) {
+        true => format!("{}/", location.trim_end_matches('/')),
+        false => location.clone(),
+    };
+    Ok(table.locations.iter().map(folder).collect())
 }
 
 /// A CREATE EXTERNAL TABLE over files whose names all end as one compression's do, with that as its option, unless it says

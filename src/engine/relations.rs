@@ -7,7 +7,7 @@
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{CATALOG, Engine, Session, secrets, tables};
+use super::{CATALOG, Engine, Session, delta, secrets, tables};
 use crate::error::Error;
 use crate::store::{RelationRow, now};
 use datafusion::common::TableReference;
@@ -244,7 +244,7 @@ async fn remake(session: &Session, row: &RelationRow) -> Result<(), Error> {
         }
         plan => match tables::reopen(session, &plan).await? {
             true => Ok(()),
-            false => session.execute(plan).await.map(drop),
+            false => session.execute(delta::again(plan)).await.map(drop),
         },
     }
 }

@@ -55,7 +55,7 @@ impl Shelf {
     ///
     /// # Errors
     /// It is outside of the roots.
-    fn place(&self, url: &ListingTableUrl) -> Result<Option<Place>> {
+    pub(super) fn place(&self, url: &ListingTableUrl) -> Result<Option<Place>> {
         let disk = self.disk.clone();
         if let (Some(own), tables::SCHEME) = (&self.own, url.scheme()) {
             let folder = url
@@ -99,7 +99,7 @@ impl Shelf {
 }
 
 /// Runs what waits for the disk where waiting is allowed.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -133,6 +133,8 @@ fn kinds(dir: &TempDir) -> Vec<(String, PathBuf)> {
         "PARQUET PARTITIONED BY (day)",
         "CSV PARTITIONED BY (day)",
         "JSON",
+        "DELTA",
+        "DELTA PARTITIONED BY (day)",
     ];
     let kinds = kinds.into_iter().enumerate();
     let kinds = kinds.map(|(n, kind)| {

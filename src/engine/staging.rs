@@ -71,12 +71,26 @@ impl Disk {
         fs::rename(from, to)
     }
 
+    /// A second name of a file; one that is there already is an error.
+    pub(super) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(Step::Rename, from)?;
+        fs::hard_link(from, to)
+    }
+
+    /// Adds a line to a file that is made where it is missing.
+    pub(super) fn append(&self, path: &Path, line: &str) -> io::Result<()> {
+        self.check(Step::Write, path)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.append(true).create(true).open(path)?;
+        file.write_all(format!("{line}\n").as_bytes())
+    }
+
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.check(Step::Write, path)?;
         File::create(path)?.write_all(bytes)
     }
 
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.check(Step::Remove, path)?;
         fs::remove_file(path)
     }
@@ -146,6 +160,16 @@ impl Staging {
         }
         let why = format!("cannot keep {} from being cleared away", dir.display());
         Err(io::Error::other(why))
+    }
+
+    /// The hidden folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Lets the hidden folder be, for the next statement on the table to clear away.
+    pub(super) fn leave(mut self) {
+        self.decided = true;
     }
 
     /// Makes all that was written visible, for good. On an error nothing is visible, or the error says that it will be.
@@ -230,6 +254,11 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
     path.try_exists()
+}
+
+/// The lock of a hidden folder whose process is gone, as [`abandoned`] says.
+pub(super) fn ownerless(dir: &Path) -> io::Result<Option<File>> {
+    abandoned(&dir.join(OWNER))
 }
 
 /// The lock of a folder whose process is gone: `None` where it lives, or has no lock file.
@@ -340,7 +369,7 @@ fn forward(place: &Place, dir: &Path, journal: &Journal) -> io::Result<()> {
 }
 
 /// Whether the file is where its name says, and no link.
-fn is_below(file: &Path, dir: &Path) -> bool {
+pub(super) fn is_below(file: &Path, dir: &Path) -> bool {
     let plain = file.symlink_metadata().is_ok_and(|found| found.is_file());
     let (file, dir) = (file.parent().and_then(real), real(dir));
     plain && matches!((file, dir), (Some(file), Some(dir)) if file.starts_with(&dir))

@@ -1,5 +1,6 @@
 //! Content in object stores: read, written all or nothing, and what is said when it cannot be.
 
+mod delta;
 mod double;
 mod writes;
 

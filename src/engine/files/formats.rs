@@ -38,7 +38,7 @@ use std::sync::Arc;
 /// The option that has broken rows left out.
 pub(super) const IGNORE_BROKEN: &str = "safeguard.ignore_broken";
 /// The option that says which table's columns come from its files.
-pub(super) const INFERRED: &str = "safeguard.inferred";
+pub(in crate::engine) const INFERRED: &str = "safeguard.inferred";
 
 /// Puts these formats in the place of DataFusion's.
 pub(in crate::engine) fn register(state: &mut SessionState) -> Result<()> {

@@ -188,7 +188,7 @@ fn is_damage(error: &DataFusionError) -> bool {
 }
 
 /// What is said of a Parquet file that cannot be read, and of the place in it where that is known.
-pub(super) fn of_parquet(
+pub(in crate::engine) fn of_parquet(
     error: DataFusionError,
     name: &str,
     place: Option<&str>,
