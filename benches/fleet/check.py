@@ -17,7 +17,7 @@ import sys
 import psycopg
 
 # Seconds that an answer may be on its way into the store.
-STORING = 2.0
+STORING = 0.5
 
 TABLES = [
     ("the backfill is done", "SELECT state FROM backfills WHERE id = %(id)s", "done"),
@@ -57,7 +57,7 @@ def behind(question, faults):
         out = answered is None or answered >= begun - STORING
         if fault["what"] in ("killed", "cut") and who == asker and out and at <= ended:
             return fault["what"]
-        if fault["what"] == "hung" and who in double and answered is None and at <= ended:
+        if fault["what"] == "hung" and double.endswith(f"-{who}") and answered is None and at <= ended:
             return "hung"
     return None
 
@@ -95,8 +95,9 @@ def main():
     says("texts whose last question was not answered", sum(questions[-1][1] is None for questions in asked.values()), 0)
     print(f"  {total} questions for {given.rows} rows; asked again: " + (", ".join(f"{n} ({what})" for what, n in sorted(causes.items())) or "none"))
     for fault in faults:
-        in_flight = sum(behind(question, [fault]) is not None for questions in asked.values() for question in questions)
-        print(f"  in hand when {fault['who']} was {fault['what']}: {in_flight} questions")
+        at, begun = fault["from"], ((question, question[0]) for questions in asked.values() for question in questions)
+        in_hand = sum(asked_at <= at and (q[1] is None or q[1] >= at - STORING) and fault["who"] in (q[2], q[3].rsplit("-", 1)[-1]) for q, asked_at in begun)
+        print(f"  in hand when {fault['who']} was {fault['what']}: {in_hand} questions")
     return 1 if bad else 0
 
 

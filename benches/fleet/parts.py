@@ -35,6 +35,21 @@ def until(what, seconds, look):
     raise RuntimeError(f"{what} within {seconds} s")
 
 
+def processor_seconds(pid):
+    """Of a process and its children."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(folder.name) == pid:
+            total += sum(int(n) for n in fields[11:15])
+        elif int(fields[1]) == pid:
+            total += sum(int(n) for n in fields[11:13])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 class Postgres:
     """The store's database: PostgreSQL as it is shipped, with pg_stat_statements."""
 

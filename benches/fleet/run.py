@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from net import Net
-from parts import HERE, Double, Postgres, Server, until
+from parts import HERE, Double, Postgres, Server, processor_seconds
 
 LEASE = 30
 POLICY = """---
@@ -145,10 +145,16 @@ class Fleet:
             self.running.pop(0).stop()
 
     def measure(self, servers):
-        """Rows a second of some servers, statements a judged row, and the processors' use."""
+        """Rows a second of some servers, statements a judged row, the processors' use, and who used them."""
         name, rows = f"scale{servers}", self.given.scale_rows * servers
-        fleet, *_ = self.start(name, servers)
+        fleet, doubles, _ = self.start(name, servers)
+        users = [[part.process.pid for part in parts] for parts in (fleet, [self.postgres], doubles)]
+
+        def used():
+            return [sum(map(processor_seconds, pids)) for pids in users]
+
         self.postgres.forget_statements()
+        before = used()
         begin(fleet[0], rows)
         watch = Watch(self.postgres, name)
         while watch.look()[0] != "done":
@@ -156,22 +162,27 @@ class Fleet:
         statements = self.postgres.statements()
         tenth, last = watch.at(rows * 0.1), watch.at(rows * 0.9)
         rate, busy = rows * 0.8 / (last - tenth), watch.busy()
+        spent = [(now - then) * 1e3 / rows for now, then in zip(used(), before)]
+        size = self.postgres.session.execute(f"SELECT pg_total_relation_size('{name}.verdicts')").fetchone()[0] / rows
         if self.given.statements and servers == 3:
             for count, sql in statements[:25]:
                 print(f"    {count / rows:.4f} {sql}")
         self.stop()
-        return rate, float(sum(count for count, _ in statements)) / rows, busy
+        return rate, float(sum(count for count, _ in statements)) / rows, busy, spent, size
 
 
 def scaling(fleet):
-    print("\n| servers | rows/s | of linear | statements a judged row | processors busy |\n|---|---|---|---|---|", flush=True)
-    found = [fleet.measure(servers) for servers in (1, 2, 3)]
-    alone, holds = found[0][0], True
-    for servers, (rate, statements, busy) in enumerate(found, 1):
+    print(f"\n{fleet.given.scale_rows} rows a server, doubles of {fleet.given.latency_ms} ms\n\n| servers | rows/s | of linear | statements a judged row | processors busy "
+          "| processor ms a row: servers, PostgreSQL, doubles |\n|---|---|---|---|---|---|", flush=True)
+    alone, holds = None, True
+    for servers in (1, 2, 3):
+        rate, statements, busy, spent, size = fleet.measure(servers)
+        alone = alone or rate
         linear = rate / (alone * servers)
-        print(f"| {servers} | {rate:.0f} | {linear:.2f} | {statements:.3f} | {busy:.0%} |", flush=True)
+        print(f"| {servers} | {rate:.0f} | {linear:.2f} | {statements:.3f} | {busy:.0%} | {', '.join(f'{ms:.2f}' for ms in spent)} |", flush=True)
         holds &= linear >= 0.9
-    holds &= found[-1][1] <= 0.1
+    print(f"a verdict has {size:.0f} bytes in PostgreSQL with its indexes")
+    holds &= statements <= 0.1
     print(f"scaling at least 0.9 of linear, and 3 servers at most 0.1 statements a row: {'yes' if holds else 'NO'}", flush=True)
     return holds
 

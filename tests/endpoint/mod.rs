@@ -42,6 +42,7 @@ fn hurried() -> Tuning {
         connect: Duration::from_secs(5),
         reply: Duration::from_secs(20),
         pause: Duration::from_millis(1),
+        silence: Duration::from_secs(20),
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::TlsConfig;
 
@@ -105,6 +105,8 @@ pub(super) struct Client {
     config: ureq::config::Config,
     /// Each with one connection at the most, which nobody uses.
     idle: Mutex<Vec<ureq::Agent>>,
+    /// When it last sent anything.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// A model in a server's list.
@@ -166,7 +168,17 @@ impl Client {
             key,
             config: config.build(),
             idle: Mutex::default(),
+            heard: Mutex::default(),
         }
+    }
+
+    /// When something of any reply came last.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Posts a request and reads its reply. Dropping the future closes the connection.
@@ -258,6 +270,7 @@ impl Client {
             let read = lines.by_ref().take(left).read_until(b'\n', &mut line);
             let read = read.map_err(|e| self.unread(&e))? as u64;
             left -= read;
+            self.hear();
             if left == 0 {
                 return Err(self.too_long());
             }
@@ -289,6 +302,7 @@ impl Client {
         &self,
         response: ureq::http::Response<ureq::Body>,
     ) -> Result<ureq::http::Response<ureq::Body>, Fault> {
+        self.hear();
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);

@@ -170,6 +170,12 @@ impl Replicas {
         Pick::Wait(next.map(|at| at.saturating_duration_since(now)))
     }
 
+    /// Whether there is a server beside this one that nobody has given up.
+    pub(super) fn others_are_well(&self, number: usize) -> bool {
+        let mut others = self.all.iter().enumerate();
+        others.any(|(other, replica)| other != number && replica.opened.is_none())
+    }
+
     /// Whoever had a place has gone without an answer.
     pub(super) fn left(&mut self, number: usize) {
         self.all[number].in_flight -= 1;
