@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -136,6 +137,12 @@ class Server:
 
     def connect(self):
         return psycopg.connect(f"host={self.address} port=5433 user=postgres dbname=safeguard", autocommit=True)
+
+    def metrics(self):
+        """What it says of itself, by name with labels."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{self.address}:9187/metrics", timeout=10) as said:
+            lines = said.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
     def kill(self):
         self.process.kill()

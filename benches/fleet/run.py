@@ -103,7 +103,7 @@ class Fleet:
     def __init__(self, given):
         self.given, self.net = given, Net()
         self.folder, self.running = Path(tempfile.mkdtemp(prefix="fleet-")), []
-        self.spaces = {}
+        self.spaces, self.notes = {}, []
         try:
             self.postgres = Postgres(self.net, self.folder)
             for number in (1, 2, 3):
@@ -114,10 +114,12 @@ class Fleet:
             raise
 
     def close(self):
-        for part in self.running:
-            part.stop()
-        if hasattr(self, "postgres"):
-            self.postgres.stop()
+        parts = self.running + ([self.postgres] if hasattr(self, "postgres") else [])
+        for part in parts:
+            try:
+                part.stop()
+            except Exception as error:
+                print(f"{part} does not stop, and ends with this process: {error}", file=sys.stderr)
         self.net.close()
         if self.given.keep:
             print(f"kept: {self.folder}")
@@ -154,21 +156,36 @@ class Fleet:
             return [sum(map(processor_seconds, pids)) for pids in users]
 
         self.postgres.forget_statements()
-        before = used()
+        before, told = used(), (time.time(), fleet[0].metrics())
         begin(fleet[0], rows)
         watch = Watch(self.postgres, name)
-        while watch.look()[0] != "done":
+        half = {}
+        while True:
+            state, judged = watch.look()
+            if state == "done":
+                break
+            half = half or (fleet[0].metrics() if judged > rows / 2 else {})
             time.sleep(0.25)
         statements = self.postgres.statements()
         tenth, last = watch.at(rows * 0.1), watch.at(rows * 0.9)
         rate, busy = rows * 0.8 / (last - tenth), watch.busy()
         spent = [(now - then) * 1e3 / rows for now, then in zip(used(), before)]
         size = self.postgres.session.execute(f"SELECT pg_total_relation_size('{name}.verdicts')").fetchone()[0] / rows
+        self.notes.append(self.says(servers, fleet[0].metrics(), half, told))
         if self.given.statements and servers == 3:
-            for count, sql in statements[:25]:
-                print(f"    {count / rows:.4f} {sql}")
+            self.notes += [f"    {count / rows:.4f} {sql}" for count, sql in statements[:25]]
         self.stop()
         return rate, float(sum(count for count, _ in statements)) / rows, busy, spent, size
+
+    @staticmethod
+    def says(servers, now, half, told):
+        """What a server's own metrics say is the limit."""
+        seconds = time.time() - told[0]
+        grown = {name: now[name] - told[1].get(name, 0) for name in now}
+        at_once = (f"{what} {grown[name] / seconds:.1f}" for what in ("model", "store_read", "store_write", "source")
+                   if (name := f'safeguard_wait_seconds_total{{for="{what}"}}') in grown)
+        return (f"/metrics of the first of {servers}: at once waited for {', '.join(at_once)}; half-way {half.get('safeguard_model_in_hand', 0):.0f} questions in "
+                f"{half.get('safeguard_model_places', 0):.0f} places; {grown.get('process_cpu_seconds_total', 0) / seconds:.2f} of {now.get('safeguard_processors', 0):.0f} processors")
 
 
 def scaling(fleet):
@@ -181,6 +198,7 @@ def scaling(fleet):
         linear = rate / (alone * servers)
         print(f"| {servers} | {rate:.0f} | {linear:.2f} | {statements:.3f} | {busy:.0%} | {', '.join(f'{ms:.2f}' for ms in spent)} |", flush=True)
         holds &= linear >= 0.9
+    print("\n".join(fleet.notes))
     print(f"a verdict has {size:.0f} bytes in PostgreSQL with its indexes")
     holds &= statements <= 0.1
     print(f"scaling at least 0.9 of linear, and 3 servers at most 0.1 statements a row: {'yes' if holds else 'NO'}", flush=True)

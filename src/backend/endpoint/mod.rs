@@ -26,7 +26,7 @@ use self::replicas::{Pick, Replicas, pause};
 use self::wire::{Put, Said, Want};
 use super::harmony::{Harmony, Template, effort_name, escape};
 use super::labels::LabelTrie;
-use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
+use super::{Answer, Backend, BackendError, ModelIdentity, Places, Prompt, Reply};
 use crate::config::{
     ENDPOINT_CONNECT_MS, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_PAUSE_MS, ENDPOINT_PREFIXES_MAX,
     ENDPOINT_REPLY_MS, ENDPOINT_SILENCE_MS, ENDPOINT_SILENT_TRIES_MAX, ENDPOINT_TRIES_MAX,
@@ -372,6 +372,10 @@ impl Backend for Endpoint {
     /// As our tokenizer counts them; a server that renders chat messages itself counts a few more.
     fn tokens(&self, prompt: &Prompt) -> u64 {
         self.length(prompt).unwrap_or(0)
+    }
+
+    fn places(&self) -> Option<Places> {
+        Some(lock(&self.replicas).places())
     }
 
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {

@@ -6,6 +6,7 @@
 //! server that fails again and again is left alone for a while, then tried with one request. Pure: time is an argument.
 
 use super::http::Fault;
+use crate::backend::Places;
 use crate::config::{
     ENDPOINT_BACKFILL_FREE, ENDPOINT_FAULTS_MAX, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_START,
     ENDPOINT_OPEN_MS, ENDPOINT_OUTAGE_MS, ENDPOINT_PAUSE_MS, ENDPOINT_PAUSE_MS_MAX,
@@ -170,6 +171,21 @@ impl Replicas {
         Pick::Wait(next.map(|at| at.saturating_duration_since(now)))
     }
 
+    /// How much they have in hand, and bear: one that is left alone bears one trial.
+    pub(super) fn places(&self) -> Places {
+        let bears = |replica: &Replica| match replica.opened {
+            Some(_) => 1,
+            None => replica.places as usize,
+        };
+        let sum = |of: fn(&Replica) -> usize| self.all.iter().map(of).sum::<usize>();
+        Places {
+            in_hand: sum(|replica| replica.in_flight),
+            most: sum(bears).min(ENDPOINT_IN_FLIGHT_MAX),
+            servers: self.all.len(),
+            well: sum(|replica| usize::from(replica.opened.is_none())),
+        }
+    }
+
     /// Whether there is a server beside this one that nobody has given up.
     pub(super) fn others_are_well(&self, number: usize) -> bool {
         let mut others = self.all.iter().enumerate();
@@ -220,7 +236,7 @@ impl Replicas {
     }
 
     #[cfg(test)]
-    fn places(&self, number: usize) -> f64 {
+    fn places_of(&self, number: usize) -> f64 {
         self.all[number].places
     }
 }
@@ -273,6 +289,13 @@ mod tests {
             );
         }
         assert_eq!(all.pick(LANE, now), Pick::Wait(None));
+        let full = Places {
+            in_hand: places,
+            most: places,
+            servers: 3,
+            well: 3,
+        };
+        assert_eq!((all.places(), all.others_are_well(2)), (full, true));
         all.left(1);
         assert_eq!(
             all.pick(Lane::Backfill, now),
@@ -296,29 +319,33 @@ mod tests {
         for _ in 0..ENDPOINT_IN_FLIGHT_START / 2 {
             all.ended(0, now, now + ms(100), None);
         }
-        let grown = all.places(0) - start;
+        let grown = all.places_of(0) - start;
         assert!((0.45..=0.5).contains(&grown), "{grown}: half a round");
-        let before = all.places(0);
+        let before = all.places_of(0);
         for _ in 0..10 {
             all.ended(0, now, now + ms(200), Some(&busy(None)));
         }
         assert_eq!(
-            all.places(0),
+            all.places_of(0),
             before / 2.0,
             "they all begun before it was halved"
         );
         // Replies that take three times as long as the best.
         take(&mut all, 4);
-        let before = all.places(0);
+        let before = all.places_of(0);
         for _ in 0..20 {
             take(&mut all, 1);
             all.ended(0, now, now + ms(900), None);
         }
-        let slowed = all.places(0);
+        let slowed = all.places_of(0);
         take(&mut all, 1);
         all.ended(0, now, now + ms(900), None);
         assert!(slowed - before < 1.0);
-        assert_eq!(all.places(0), slowed, "no further growth while it is slow");
+        assert_eq!(
+            all.places_of(0),
+            slowed,
+            "no further growth while it is slow"
+        );
     }
 
     #[test]
@@ -355,6 +382,13 @@ mod tests {
             all.ended(0, now, now + ms(1), Some(&down()));
         }
         let opened = now + ms(1);
+        let alone = Places {
+            in_hand: 0,
+            most: 1,
+            servers: 1,
+            well: 0,
+        };
+        assert_eq!((all.places(), all.others_are_well(0)), (alone, false));
         assert_eq!(
             all.pick(LANE, opened),
             Pick::Wait(Some(ms(ENDPOINT_OPEN_MS)))

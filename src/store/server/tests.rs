@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::{Client, NoTls};
 
+#[path = "version_tests.rs"]
+mod versions;
+
 /// A client by the side of ours, in the schema of a store.
 async fn beside(url: &str) -> Client {
     let mut config = tokio_postgres::Config::new();
