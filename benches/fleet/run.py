@@ -235,7 +235,7 @@ class Faults:
             self.mark(None, None, "server 2 reaches PostgreSQL again", 1, began)
         if self.once("hang", share >= 0.75 and "join" in self.done):
             self.doubles[2].process.send_signal(signal.SIGUSR1)
-            self.mark("hung", self.doubles[2].address, "double 3 hangs", 1, began, 1e6)
+            self.mark("hung", self.doubles[2].address, "double 3 hangs", 2 / 3, began, 1e6)
 
     def mark(self, what, who, words, share, began, seconds=0.0):
         now = time.time()

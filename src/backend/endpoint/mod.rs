@@ -273,7 +273,8 @@ impl Endpoint {
         number: usize,
         asked: impl Future<Output = Result<Said, Fault>>,
     ) -> Result<Said, Fault> {
-        let (begun, silence) = (Instant::now(), self.tuning.silence);
+        let silence = lock(&self.replicas).patience(number, self.tuning.silence);
+        let begun = Instant::now();
         let client = &self.clients[number];
         let mut asked = pin!(asked);
         let mut look = begun + silence;

@@ -19,6 +19,9 @@ const SMOOTHING: f64 = 0.1;
 /// Slower than its best by this factor, a server gets no further places.
 const SLOWER: f64 = 2.0;
 
+/// Trials of a server with less patience than is had with one that is well.
+const TRIALS_SHORT: u32 = 5;
+
 /// What to do with a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pick {
@@ -183,6 +186,15 @@ impl Replicas {
             most: sum(bears).min(ENDPOINT_IN_FLIGHT_MAX),
             servers: self.all.len(),
             well: sum(|replica| usize::from(replica.opened.is_none())),
+        }
+    }
+
+    /// How long a server may be silent where one that is well may be so for `silence`: on its first trial less, and more with
+    /// each that fails, so that a trial does not hold its text for long, and one that is slow comes back too.
+    pub(super) fn patience(&self, number: usize, silence: Duration) -> Duration {
+        match self.all[number].opened {
+            Some((_, trials)) => silence * (trials + 1).min(TRIALS_SHORT) / TRIALS_SHORT,
+            None => silence,
         }
     }
 
@@ -393,6 +405,7 @@ mod tests {
             all.pick(LANE, opened),
             Pick::Wait(Some(ms(ENDPOINT_OPEN_MS)))
         );
+        assert_eq!(all.patience(0, ms(100)), ms(20));
         let later = opened + ms(ENDPOINT_OPEN_MS);
         assert_eq!(all.pick(LANE, later), Pick::Take(0));
         assert_eq!(
@@ -405,11 +418,13 @@ mod tests {
             all.pick(LANE, later),
             Pick::Wait(Some(ms(2 * ENDPOINT_OPEN_MS)))
         );
+        assert_eq!(all.patience(0, ms(100)), ms(40));
         let again = later + ms(2 * ENDPOINT_OPEN_MS);
         assert_eq!(all.pick(LANE, again), Pick::Take(0));
         all.ended(0, again, again, None);
         assert_eq!(all.pick(LANE, again), Pick::Take(0));
         assert_eq!(all.pick(LANE, again), Pick::Take(0), "it is well again");
+        assert_eq!(all.patience(0, ms(100)), ms(100));
     }
 
     #[test]
