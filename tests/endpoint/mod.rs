@@ -1,6 +1,6 @@
 //! A model on servers, against a server double: how it is asked, what it says, and what goes wrong.
 
-mod double;
+pub(crate) mod double;
 mod encrypted;
 mod faults;
 mod many;
