@@ -36,7 +36,7 @@ FACTORS = [
     ("gpu-price", 2.5, "guess", "dollars an hour of an H100"),
     ("server-price", 0.1, "guess", "dollars an hour of a server of 2 cores"),
     ("database-price", 0.5, "guess", "dollars an hour of PostgreSQL"),
-    ("bytes-a-verdict", 408, "measured", "in PostgreSQL with its indexes and a short rationale (benches/fleet)"),
+    ("bytes-a-verdict", 410, "measured", "in PostgreSQL with its indexes and a short rationale (benches/fleet)"),
 ]
 
 WAYS = [
