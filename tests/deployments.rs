@@ -1,4 +1,5 @@
-//! What the examples of deployments give to the program: every flag, key, variable and port is one that it knows.
+//! What the examples of deployments give to the program: every flag, key, variable and port is one that it knows; and what
+//! the README says that they can do.
 //!
 //! Reads the YAML of `examples/compose` and `examples/kubernetes`. Images of others and the options of orchestrators are
 //! not looked at, but that what refers to a port by its name finds one.
@@ -256,4 +257,23 @@ fn what_the_manifests_name_is_there() {
             assert!(secret["stringData"].get(&of["key"]).is_some(), "{of:?}");
         }
     }
+}
+
+#[test]
+fn the_readme_says_what_the_formula_of_capacity_gives() {
+    let script = examples().join("capacity.py");
+    let Ok(output) = Command::new("python3").arg(script).output() else {
+        crate::clients::skip("python3");
+        return;
+    };
+    let output = String::from_utf8(output.stdout).unwrap();
+    let readme = include_str!("../README.md");
+    let told = output
+        .lines()
+        .take_while(|line| !line.contains("| reason, "));
+    let missing: Vec<&str> = told.filter(|line| !readme.contains(line)).collect();
+    assert!(
+        output.lines().count() > 8 && missing.is_empty(),
+        "{missing:?}"
+    );
 }
