@@ -4,7 +4,7 @@
 //! Reads the YAML of `examples/compose` and `examples/kubernetes`. Images of others and the options of orchestrators are
 //! not looked at, but that what refers to a port by its name finds one.
 
-use safeguard::config::ServeOptions;
+use safeguard::config::{ServeConfig, ServeOptions};
 use serde::Deserialize;
 use serde_norway::Value;
 use std::collections::BTreeSet;
@@ -128,14 +128,13 @@ fn is_known(call: &[String]) {
     }
 }
 
-/// The port of a listener in a settings file, all of whose keys are read.
+/// The ports of a settings file that the program takes as it is, once there is a user.
 fn ports(path: &str) -> (u64, u64) {
     let options = ServeOptions::read(&examples().join(path)).unwrap();
-    let port = |listen: Option<String>| -> u64 {
-        let listen = listen.expect("a listener");
-        listen.rsplit(':').next().unwrap().parse().unwrap()
-    };
-    (port(options.listen), port(options.metrics_listen))
+    let config = ServeConfig::new(options).unwrap();
+    config.may_listen(1).unwrap();
+    let metrics = config.metrics_listen.expect("metrics are served");
+    (config.listen.port().into(), metrics.port().into())
 }
 
 #[test]
