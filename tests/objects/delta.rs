@@ -29,7 +29,7 @@ async fn a_delta_table_in_a_bucket_takes_rows_all_or_nothing() {
     one.unwrap();
     other.unwrap();
     assert_eq!(program.said(COUNT).await, "3000");
-    let (mut rows, mut failed) = (3_000, 0);
+    let (mut rows, mut failed, mut unsure) = (3_000, 0, 0);
     for case in 0..20 {
         let at = case * requests / 20;
         store.fail(Some((at, Fault::Status(403, "AccessDenied"))));
@@ -39,11 +39,18 @@ async fn a_delta_table_in_a_bucket_takes_rows_all_or_nothing() {
             Ok(_) => rows += 1_000,
             Err(error) => {
                 failed += 1;
-                assert_eq!(error.sqlstate(), "42501", "request {at}: {error}");
+                // The entry was refused, and whether an earlier try of it is there cannot be looked up.
+                if error.sqlstate() == "40003" {
+                    assert!(error.to_string().contains("_delta_log/"), "{error}");
+                    unsure += 1;
+                } else {
+                    assert_eq!(error.sqlstate(), "42501", "request {at}: {error}");
+                }
             }
         }
         let said = program.said(COUNT).await;
         assert_eq!(said, rows.to_string(), "request {at}: {done:?}");
     }
     assert!(failed >= 10, "{failed} of 20 failed");
+    assert!(unsure <= 2, "{unsure} of {failed} could not be told");
 }

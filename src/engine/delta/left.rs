@@ -86,13 +86,12 @@ fn is_lost(place: &Place, seen: Option<u64>, files: &[PathBuf]) -> io::Result<bo
         .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
         .collect();
     let first = seen.map_or(0, |seen| seen + 1);
-    let mut next = first;
-    for version in entries.into_iter().filter(|version| *version >= first) {
+    let since = entries.into_iter().filter(|version| *version >= first);
+    for (next, version) in (first..).zip(since) {
         if version != next {
             // An entry is gone that may have named them.
             return Ok(false);
         }
-        next += 1;
         let entry = fs::read_to_string(log.join(format!("{version:020}.json")))?;
         if names.iter().any(|name| entry.contains(name.as_str())) {
             return Ok(false);

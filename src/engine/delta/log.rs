@@ -129,7 +129,7 @@ impl Log {
     }
 
     /// What is said of a log that cannot be read: where that is the store's fault, what the store says.
-    async fn blamed(
+    pub(super) async fn blamed(
         &self,
         store: &Arc<dyn ObjectStore>,
         error: DeltaTableError,
@@ -200,7 +200,7 @@ fn state_of(error: &DeltaTableError) -> &'static str {
         DeltaTableError::InvalidVersion(_) => "58P01",
         DeltaTableError::UnsupportedColumnMapping { .. } => "0A000",
         _ if says(&["nsupported", "not supported", "nknown feature"]) => "0A000",
-        _ if says(&["lacked the necessary privileges"]) => "42501",
+        _ if says(&["lacked the necessary privileges", "access denied"]) => "42501",
         _ if says(&["object store"]) => "58030",
         _ if says(&["File not found", "No table version", "to have version"]) => "58P01",
         _ => "XX001",

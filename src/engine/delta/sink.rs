@@ -55,7 +55,10 @@ pub(super) async fn plan(
     log.check_write(&shelf.roots)?;
     let store = log.store()?;
     let now = EagerSnapshot::try_new(log.over(Arc::clone(&store)).as_ref(), None).await;
-    let now = now.map_err(|error| log.told(error))?;
+    let now = match now {
+        Ok(now) => now,
+        Err(error) => return Err(log.blamed(&store, error).await),
+    };
     check_writer(log, &now)?;
     let local = shelf.place(&log.url)?.map(Local::new);
     let folder = log.url.prefix().clone();
@@ -178,7 +181,7 @@ impl DataSink for Appending {
             }
         };
         match done {
-            Err(error) if !committed => return Err(self.failed(error, &seen, unsure)),
+            Err(error) if !committed => return Err(self.failed(error, &seen, unsure).await),
             // The rows are there: what came after is no reason to write them again.
             Err(error) => note(format!("after the commit: {error}")),
             Ok(_) => {}
@@ -208,7 +211,7 @@ impl Appending {
     }
 
     /// What is said of a statement that left nothing.
-    fn failed(&self, error: DataFusionError, seen: &Rows, unsure: bool) -> DataFusionError {
+    async fn failed(&self, error: DataFusionError, seen: &Rows, unsure: bool) -> DataFusionError {
         let own = seen
             .failed
             .lock()
@@ -229,7 +232,7 @@ impl Appending {
         }
         match error {
             DataFusionError::External(source) => match source.downcast::<DeltaTableError>() {
-                Ok(error) => self.log.told(*error),
+                Ok(error) => self.log.blamed(self.writing.inner(), *error).await,
                 Err(source) => DataFusionError::External(source),
             },
             other => other,

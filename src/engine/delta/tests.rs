@@ -113,7 +113,7 @@ async fn a_crash_while_a_table_is_made_leaves_it_whole_or_not_there() {
             other => panic!("step {at}: {other:?}"),
         }
         assert!(
-            folder.exists() == false || hidden(&folder).unwrap().is_empty(),
+            !folder.exists() || hidden(&folder).unwrap().is_empty(),
             "{at}"
         );
         next.run(&format!("DROP TABLE IF EXISTS t; {}", table(&folder)))

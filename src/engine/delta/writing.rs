@@ -362,6 +362,14 @@ impl Writing {
                     source: Box::new(other),
                 },
             }),
+            Err(Error::NotFound { .. })
+                if matches!(
+                    error,
+                    Error::PermissionDenied { .. } | Error::Unauthenticated { .. }
+                ) =>
+            {
+                Err(error)
+            }
             Err(_)
                 if matches!(
                     error,
