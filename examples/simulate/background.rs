@@ -135,7 +135,6 @@ pub struct Background {
     pub lost_claims: u64,
     /// By day of the limits.
     pub tokens: Vec<u64>,
-    pub broken: Vec<String>,
 }
 
 impl Background {

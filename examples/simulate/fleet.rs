@@ -107,6 +107,8 @@ pub struct Counts {
     /// Their server was killed.
     pub cut: u64,
     pub requests: u64,
+    /// Of these, after a fault.
+    pub again: u64,
     /// The most requests that one server had under way.
     pub most_threads: usize,
     /// Busy seconds by the meters, of fresh rows and of the backfill.
@@ -426,6 +428,7 @@ impl<'m> Fleet<'m> {
     /// After its pause a question is sent again.
     pub fn again(&mut self, agenda: &mut Agenda, place: usize, serial: u64) {
         if self.is_here(place, serial) {
+            self.counts.again += 1;
             self.question(place).serial = 0;
             self.seat(agenda, place);
         }

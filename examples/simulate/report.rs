@@ -88,6 +88,15 @@ fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// A number that is no less than nothing where it rounds to it.
+fn round(number: f64, digits: usize) -> String {
+    let said = format!("{number:.digits$}");
+    match said.trim_matches(['-', '0', '.']).is_empty() {
+        true => said.trim_start_matches('-').to_owned(),
+        false => said,
+    }
+}
+
 /// The lag that a share of asked rows does not exceed.
 fn lag(figures: &Figures, share: f64) -> String {
     let at = ((figures.lags.len() as f64 * share).ceil() as usize).max(1) - 1;
@@ -157,6 +166,7 @@ fn table(out: &mut String, o: &Options, curve: &Curve, all: &[Figures]) -> std::
         ("  worst", Box::new(|f| lag(f, 1.0))),
         ("questions put", Box::new(whole(|f| f.fleet.put))),
         ("  requests sent", Box::new(whole(|f| f.fleet.requests))),
+        ("  again after a fault", Box::new(whole(|f| f.fleet.again))),
         (
             "  failed after all tries",
             Box::new(whole(|f| f.fleet.failed)),
@@ -190,11 +200,11 @@ fn table(out: &mut String, o: &Options, curve: &Curve, all: &[Figures]) -> std::
         ),
         (
             "  more than a quiet day",
-            Box::new(move |f| format!("{:.1}", full_load(curve, f.worked) - quiet)),
+            Box::new(move |f| round(full_load(curve, f.worked) - quiet, 1)),
         ),
         (
             "  money",
-            Box::new(move |f| format!("{:.2}", (full_load(curve, f.worked) - quiet) * o.price)),
+            Box::new(move |f| round((full_load(curve, f.worked) - quiet) * o.price, 2)),
         ),
         (
             "most statements/s of the store",
