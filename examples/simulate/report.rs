@@ -111,121 +111,95 @@ fn full_load(curve: &Curve, worked: f64) -> f64 {
     worked / curve.most() / 3_600.0
 }
 
+/// A line of the table, with what it says of one scenario.
+type Line = (&'static str, String);
+
 fn table(out: &mut String, o: &Options, curve: &Curve, all: &[Figures]) -> std::fmt::Result {
-    let quiet = all
-        .iter()
-        .find(|figures| !figures.scenario.edit && !figures.scenario.loss);
+    let is_quiet = |figures: &&Figures| !figures.scenario.edit && !figures.scenario.loss;
+    let quiet = all.iter().find(is_quiet);
     let quiet = quiet.map_or(0.0, |figures| full_load(curve, figures.worked));
-    let left = |f: &Figures| f.backfill_rows - f.backfill_counts.rows();
-    let backfill = |f: &Figures| match (f.backfill, f.backfill_rows) {
+    let column = |figures: &Figures| {
+        let mut column = vec![("", figures.scenario.name().to_owned())];
+        column.extend(rows(figures));
+        column.extend(questions(figures));
+        column.extend(costs(o, figures, full_load(curve, figures.worked), quiet));
+        column
+    };
+    let columns: Vec<Vec<Line>> = all.iter().map(column).collect();
+    let lines = columns.first().map_or(0, Vec::len);
+    for line in 0..lines {
+        write!(out, "{:<32}", columns[0][line].0)?;
+        for column in &columns {
+            write!(out, "{:>20}", column[line].1)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn rows(f: &Figures) -> Vec<Line> {
+    let (again, all) = (f.backfill_counts, f.backfill_rows);
+    let (fresh, arrived) = (f.fresh_counts, f.fresh_rows);
+    let time = match (f.backfill, all) {
         (_, 0) => "-".to_owned(),
         (Some(time), _) => span(time),
         (None, _) => "not done".to_owned(),
     };
-    let paid = |f: &Figures| o.replicas as f64 * (f.ended.max(24 * HOUR) as f64 / HOUR as f64);
-    let of_rows = |part: fn(&Figures) -> u64| move |f: &Figures| percent(part(f), f.backfill_rows);
-    let of_fresh = |part: fn(&Figures) -> u64| move |f: &Figures| percent(part(f), f.fresh_rows);
-    let whole = |part: fn(&Figures) -> u64| move |f: &Figures| part(f).to_string();
-    type Cell<'a> = Box<dyn Fn(&Figures) -> String + 'a>;
-    let lines: Vec<(&str, Cell)> = vec![
-        ("", Box::new(|f| f.scenario.name().to_owned())),
-        ("time to backfill", Box::new(backfill)),
-        ("rows to judge again", Box::new(whole(|f| f.backfill_rows))),
-        (
-            "  recalled",
-            Box::new(of_rows(|f| f.backfill_counts.recalled)),
-        ),
-        (
-            "  cleared by the screen",
-            Box::new(of_rows(|f| f.backfill_counts.cleared)),
-        ),
-        ("  asked", Box::new(of_rows(|f| f.backfill_counts.asked))),
-        (
-            "  undecided",
-            Box::new(of_rows(|f| f.backfill_counts.undecided)),
-        ),
-        ("  given up", Box::new(whole(|f| f.backfill_counts.failed))),
-        ("  left", Box::new(move |f| left(f).to_string())),
-        ("fresh rows", Box::new(whole(|f| f.fresh_rows))),
-        (
-            "  recalled",
-            Box::new(of_fresh(|f| f.fresh_counts.recalled)),
-        ),
-        (
-            "  cleared by the screen",
-            Box::new(of_fresh(|f| f.fresh_counts.cleared)),
-        ),
-        ("  asked", Box::new(of_fresh(|f| f.fresh_counts.asked))),
-        (
-            "  undecided",
-            Box::new(of_fresh(|f| f.fresh_counts.undecided)),
-        ),
-        ("  left", Box::new(whole(|f| f.fresh_waiting))),
-        ("lag of asked ones: median", Box::new(|f| lag(f, 0.5))),
-        ("  99%", Box::new(|f| lag(f, 0.99))),
-        ("  worst", Box::new(|f| lag(f, 1.0))),
-        ("questions put", Box::new(whole(|f| f.fleet.put))),
-        ("  requests sent", Box::new(whole(|f| f.fleet.requests))),
-        ("  again after a fault", Box::new(whole(|f| f.fleet.again))),
-        (
-            "  failed after all tries",
-            Box::new(whole(|f| f.fleet.failed)),
-        ),
-        ("  of killed servers", Box::new(whole(|f| f.fleet.cut))),
-        ("claims of chunks", Box::new(whole(|f| f.claims))),
-        ("  that came back late", Box::new(whole(|f| f.lost_claims))),
-        ("tokens of the backfill", Box::new(whole(|f| f.tokens))),
-        (
-            "backfill's part of busy time",
-            Box::new(|f| {
-                let all = f.fleet.busy[0] + f.fleet.busy[1];
-                if all == 0.0 {
-                    "-".to_owned()
-                } else {
-                    format!("{:.1}%", 100.0 * f.fleet.busy[1] / all)
-                }
-            }),
-        ),
-        (
-            "GPU-hours paid for",
-            Box::new(move |f| format!("{:.1}", paid(f))),
-        ),
-        (
-            "  money",
-            Box::new(move |f| format!("{:.2}", paid(f) * o.price)),
-        ),
-        (
-            "GPU-hours needed at full load",
-            Box::new(|f| format!("{:.1}", full_load(curve, f.worked))),
-        ),
-        (
-            "  more than a quiet day",
-            Box::new(move |f| round(full_load(curve, f.worked) - quiet, 1)),
-        ),
-        (
-            "  money",
-            Box::new(move |f| round((full_load(curve, f.worked) - quiet) * o.price, 2)),
-        ),
+    vec![
+        ("time to backfill", time),
+        ("rows to judge again", all.to_string()),
+        ("  recalled", percent(again.recalled, all)),
+        ("  cleared by the screen", percent(again.cleared, all)),
+        ("  asked", percent(again.asked, all)),
+        ("  undecided", percent(again.undecided, all)),
+        ("  given up", again.failed.to_string()),
+        ("  left", (all - again.rows()).to_string()),
+        ("fresh rows", arrived.to_string()),
+        ("  recalled", percent(fresh.recalled, arrived)),
+        ("  cleared by the screen", percent(fresh.cleared, arrived)),
+        ("  asked", percent(fresh.asked, arrived)),
+        ("  undecided", percent(fresh.undecided, arrived)),
+        ("  left", f.fresh_waiting.to_string()),
+        ("lag of asked ones: median", lag(f, 0.5)),
+        ("  99%", lag(f, 0.99)),
+        ("  worst", lag(f, 1.0)),
+    ]
+}
+
+fn questions(f: &Figures) -> Vec<Line> {
+    let (put, busy) = (f.fleet, f.fleet.busy[0] + f.fleet.busy[1]);
+    let part = match busy > 0.0 {
+        true => format!("{:.1}%", 100.0 * put.busy[1] / busy),
+        false => "-".to_owned(),
+    };
+    let most = f.hours.iter().map(|hour| hour.statements).max();
+    vec![
+        ("questions put", put.put.to_string()),
+        ("  requests sent", put.requests.to_string()),
+        ("  again after a fault", put.again.to_string()),
+        ("  failed after all tries", put.failed.to_string()),
+        ("  of killed servers", put.cut.to_string()),
+        ("claims of chunks", f.claims.to_string()),
+        ("  that came back late", f.lost_claims.to_string()),
+        ("tokens of the backfill", f.tokens.to_string()),
+        ("backfill's part of busy time", part),
         (
             "most statements/s of the store",
-            Box::new(|f| {
-                let most = f
-                    .hours
-                    .iter()
-                    .map(|hour| hour.statements)
-                    .max()
-                    .unwrap_or_default();
-                format!("{:.1}", most as f64 / 3_600.0)
-            }),
+            format!("{:.1}", most.unwrap_or_default() as f64 / 3_600.0),
         ),
-    ];
-    for (name, cell) in lines {
-        write!(out, "{name:<32}")?;
-        all.iter()
-            .try_for_each(|figures| write!(out, "{:>20}", cell(figures)))?;
-        writeln!(out)?;
-    }
-    Ok(())
+    ]
+}
+
+fn costs(o: &Options, f: &Figures, needed: f64, quiet: f64) -> Vec<Line> {
+    let paid = o.replicas as f64 * (f.ended.max(24 * HOUR) as f64 / HOUR as f64);
+    let more = needed - quiet;
+    vec![
+        ("GPU-hours paid for", round(paid, 1)),
+        ("  money", round(paid * o.price, 2)),
+        ("GPU-hours needed at full load", round(needed, 1)),
+        ("  more than a quiet day", round(more, 1)),
+        ("  money", round(more * o.price, 2)),
+    ]
 }
 
 fn hours(out: &mut String, o: &Options, curve: &Curve, figures: &Figures) -> std::fmt::Result {
