@@ -25,7 +25,7 @@ fn tiny() -> Options {
         servers: 2,
         workers: 4,
         edit_at: 1.0,
-        lost_at: 1.005,
+        lost_at: 1.001,
         lost_for: 0.05,
         lost: 1,
         hung: 0,
