@@ -149,6 +149,7 @@ fn a_spent_day_waits_for_the_next() {
 fn an_outage_is_waited_out() {
     let options = Options {
         lost: 2,
+        lost_at: 1.005,
         lost_for: 0.5,
         killed: 0,
         ..tiny()
