@@ -13,7 +13,7 @@ pub mod local;
 mod nano;
 mod prefixes;
 mod queue;
-mod schedule;
+pub mod schedule;
 
 use crate::config::ANALYSIS_TOKENS_MAX;
 use safeguard_udfs::{Effort, Lane, Mode};

@@ -10,7 +10,7 @@ pub mod cascade;
 mod flight;
 pub mod forecast;
 pub mod limits;
-mod meter;
+pub mod meter;
 pub mod queued;
 pub mod reasoner;
 pub mod recall;

@@ -18,10 +18,12 @@ use ureq::tls::TlsConfig;
 
 /// Why a request gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// The server is well and wants less: 429 or 503, with its Retry-After.
     Busy {
+        /// Its words.
         why: String,
+        /// How long it asks to be left alone.
         after: Option<Duration>,
     },
     /// It may be dead, or this connection is.
@@ -33,12 +35,17 @@ pub(super) enum Fault {
     /// Whoever answers is not known to be the server: nothing was sent.
     Untrusted(String),
     /// It will say the same again.
-    Final { why: String, kind: Refusal },
+    Final {
+        /// Its words.
+        why: String,
+        /// What it objects to.
+        kind: Refusal,
+    },
 }
 
 /// What a server objects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// 401, 403.
     Key,
     /// 404.
@@ -48,14 +55,16 @@ pub(super) enum Refusal {
 }
 
 impl Fault {
-    pub(super) fn other(why: String) -> Fault {
+    /// The server objects to something about the request, or its reply is none.
+    pub fn other(why: String) -> Fault {
         Fault::Final {
             why,
             kind: Refusal::Other,
         }
     }
 
-    pub(super) fn why(&self) -> &str {
+    /// What was said, or what is known of it.
+    pub fn why(&self) -> &str {
         match self {
             Fault::Busy { why, .. } | Fault::Down(why) | Fault::Slow(why) => why,
             Fault::Gone(why) | Fault::Untrusted(why) => why,

@@ -10,17 +10,18 @@ mod address;
 mod answer;
 mod http;
 mod probe;
-mod replicas;
+pub mod replicas;
 mod reply;
 mod tls;
 mod wire;
 
 pub use address::is_address;
+pub use http::{Fault, Refusal};
 pub use probe::Ways;
 pub use wire::Form;
 
 use self::address::Addresses;
-use self::http::{Client, Fault, Way};
+use self::http::{Client, Way};
 use self::probe::Unusable;
 use self::replicas::{Pick, Replicas, pause};
 use self::wire::{Put, Said, Want};

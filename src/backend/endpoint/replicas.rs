@@ -24,7 +24,7 @@ const TRIALS_SHORT: u32 = 5;
 
 /// What to do with a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pick {
+pub enum Pick {
     /// Send it to the server of this number; a place there is taken.
     Take(usize),
     /// Look again when a place becomes free, or after this time.
@@ -121,7 +121,7 @@ impl Replica {
 
 /// All servers behind one model.
 #[derive(Debug)]
-pub(super) struct Replicas {
+pub struct Replicas {
     all: Vec<Replica>,
     turn: u64,
     /// Since when none has answered.
@@ -129,7 +129,8 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn new(count: usize) -> Replicas {
+    /// So many, of which nothing is known yet.
+    pub fn new(count: usize) -> Replicas {
         Replicas {
             all: vec![Replica::new(); count],
             turn: 0,
@@ -138,14 +139,15 @@ impl Replicas {
     }
 
     /// One that did not answer when it was looked at first.
-    pub(super) fn leave_alone(&mut self, number: usize, why: &str, now: Instant) {
+    pub fn leave_alone(&mut self, number: usize, why: &str, now: Instant) {
         let replica = &mut self.all[number];
         replica.faults = ENDPOINT_FAULTS_MAX - 1;
         replica.why = why.to_owned();
         replica.failed(now, now);
     }
 
-    pub(super) fn pick(&mut self, lane: Lane, now: Instant) -> Pick {
+    /// The server for a request of this lane, with a place there; or how long to wait for one.
+    pub fn pick(&mut self, lane: Lane, now: Instant) -> Pick {
         let ready = |replica: &Replica| replica.not_before.is_none_or(|at| at <= now);
         let best = (self.all.iter().enumerate())
             .filter(|(_, replica)| ready(replica) && replica.has_room(lane))
@@ -205,18 +207,12 @@ impl Replicas {
     }
 
     /// Whoever had a place has gone without an answer.
-    pub(super) fn left(&mut self, number: usize) {
+    pub fn left(&mut self, number: usize) {
         self.all[number].in_flight -= 1;
     }
 
     /// A request that begun at `begun` has ended; `None` where it was answered.
-    pub(super) fn ended(
-        &mut self,
-        number: usize,
-        begun: Instant,
-        now: Instant,
-        fault: Option<&Fault>,
-    ) {
+    pub fn ended(&mut self, number: usize, begun: Instant, now: Instant, fault: Option<&Fault>) {
         let replica = &mut self.all[number];
         replica.in_flight -= 1;
         if let Some(fault) = fault {
@@ -254,7 +250,7 @@ impl Replicas {
 }
 
 /// How long a request waits before its next try; `chance` is any number.
-pub(super) fn pause(tries: u32, chance: u64, first: Duration) -> Duration {
+pub fn pause(tries: u32, chance: u64, first: Duration) -> Duration {
     let most = Duration::from_millis(ENDPOINT_PAUSE_MS_MAX);
     let whole = first
         .saturating_mul(1 << tries.saturating_sub(1).min(16))
