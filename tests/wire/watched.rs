@@ -62,12 +62,15 @@ async fn metrics_tell_what_is_waited_for() {
         assert_eq!(number(&before, name), wanted, "{name}");
     }
     let (client, _) = wire.connect("me").await;
-    let ask = "SELECT safeguard_classify('hate', 'text ' || value) FROM generate_series(1, 5)";
+    let ask = "SELECT safeguard_classify('hate', 'text ' || x) FROM generate_series(1, 5) AS g(x)";
     let asking = tokio::spawn(async move { client.simple_query(ask).await });
     let mut look = tokio::time::interval(Duration::from_millis(2));
     let mut now = String::new();
     for _ in 0..15_000 {
         look.tick().await;
+        if asking.is_finished() {
+            panic!("it ended: {:?}", asking.await);
+        }
         now = get(watched, "/metrics").await;
         if number(&now, "safeguard_model_in_hand ") == 5.0 {
             break;
