@@ -8,7 +8,7 @@
 use super::pace::{micros, pause};
 use crate::config::{BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX};
 use crate::store::{Digest, Fate, Then, text_digest};
-use safeguard_udfs::{Decision, Reason, Tally};
+use safeguard_udfs::{Decision, Reason, Source, Tally, Undecided, Verdict};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -40,9 +40,10 @@ impl Attempt<'_> {
         let failed = |decision: &Decision| reason(decision) == Some(Reason::Error);
         let errors = decisions.iter().filter(|d| failed(d)).count();
         let unspent = decisions.iter().any(|d| reason(d) == Some(Reason::Budget));
-        let judged = decisions.iter().any(is_judged);
+        // What was recalled or screened says nothing of the backend.
+        let answered = decisions.iter().any(|d| is_judged(d) && is_asked(d));
         // One text that fails alone may be to blame itself; many that fail together are not.
-        let backend = !judged
+        let backend = !answered
             && (errors >= BACKFILL_FAULT_TEXTS
                 || errors > 1 && self.setbacks < BACKFILL_SETBACKS_MAX);
         let mut fates = HashMap::with_capacity(decisions.len());
@@ -100,4 +101,111 @@ fn reason(decision: &Decision) -> Option<Reason> {
 /// Whether what was decided is a fact.
 fn is_judged(decision: &Decision) -> bool {
     reason(decision).is_none_or(Reason::is_fact)
+}
+
+/// Whether a backend was asked for it.
+fn is_asked(decision: &Decision) -> bool {
+    let (Ok(Verdict { provenance, .. }) | Err(Undecided { provenance, .. })) = decision;
+    provenance.source == Source::Asked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safeguard_udfs::{Provenance, SafeguardSettings, Stage};
+
+    fn decision(reason: Option<Reason>, source: Source) -> Decision {
+        let provenance = Provenance {
+            policy: "p@1".into(),
+            model: "m".into(),
+            judged_at: 0,
+            tokens_in: 0,
+            tokens_out: 0,
+            seconds: 0.0,
+            source,
+        };
+        match reason {
+            Some(reason) => Err(Undecided { reason, provenance }),
+            None => Ok(Verdict {
+                label: "allowed".into(),
+                violates: false,
+                score: None,
+                gap: None,
+                rationale: None,
+                rules: Vec::new(),
+                stage: Stage::Reason,
+                provenance,
+            }),
+        }
+    }
+
+    #[test]
+    fn who_is_to_blame_for_texts_that_fail() {
+        let label = |source| decision(None, source);
+        let error = || decision(Some(Reason::Error), Source::Asked);
+        let fact = || decision(Some(Reason::Truncated), Source::Asked);
+        let last = BACKFILL_TRIES_MAX - 1;
+        // Decisions, tries and setbacks before; whether the whole waits, and how many are given up.
+        for (what, decisions, tries, setbacks, want) in [
+            ("all fail", vec![error(), error()], last, 0, (true, 0)),
+            (
+                "all that were asked fail",
+                vec![
+                    label(Source::Recalled),
+                    label(Source::Screened),
+                    error(),
+                    error(),
+                ],
+                last,
+                0,
+                (true, 0),
+            ),
+            (
+                "another was answered",
+                vec![label(Source::Asked), error(), error()],
+                last,
+                0,
+                (false, 2),
+            ),
+            (
+                "an answer without a label",
+                vec![fact(), error(), error()],
+                last,
+                0,
+                (false, 2),
+            ),
+            (
+                "not the last try",
+                vec![label(Source::Asked), error()],
+                last - 1,
+                0,
+                (false, 0),
+            ),
+            ("alone", vec![error()], last, 0, (false, 1)),
+            (
+                "two, again and again",
+                vec![error(), error()],
+                last,
+                BACKFILL_SETBACKS_MAX,
+                (false, 2),
+            ),
+        ] {
+            let texts: Vec<(Arc<str>, u32)> = (0..decisions.len())
+                .map(|i| (format!("text {i}").into(), tries))
+                .collect();
+            let attempt = Attempt {
+                texts: &texts,
+                setbacks,
+                salt: [1, 2],
+                now: 0,
+            };
+            let outcome = attempt.decided(&decisions, &Tally::new(&SafeguardSettings::default()));
+            let given_up = |fate: &&Fate| matches!(fate, Fate::GivenUp { .. });
+            let got = (
+                matches!(outcome.then, Then::Back(..)),
+                outcome.fates.values().filter(given_up).count(),
+            );
+            assert_eq!(got, want, "{what}");
+        }
+    }
 }

@@ -301,14 +301,18 @@ impl Day<'_> {
             asked.map(|asked| (named(asked.text), hand.tries)).collect();
         let got = |asked: &Asked| decision(asked.got.unwrap_or(Got::Error));
         let mut decisions: Vec<Decision> = portion.asked.iter().map(got).collect();
-        // What was recalled or cleared was judged too.
+        // What was recalled or cleared was judged too, by nobody who is asked now.
         if portion
             .rows
             .iter()
             .any(|(_, counts)| counts.recalled + counts.cleared > 0)
         {
             texts.push(("what was not asked".into(), hand.tries));
-            decisions.push(decision(Got::Label));
+            let mut known = decision(Got::Label);
+            if let Ok(verdict) = &mut known {
+                verdict.provenance.source = Source::Recalled;
+            }
+            decisions.push(known);
         }
         let attempt = Attempt {
             texts: &texts,
