@@ -13,9 +13,8 @@
 //! text at the same time (here the second counts it as recalled); the store as a limit (its statements take a time, and are
 //! counted); work left in the queue of `safeguard.answer = queue`, audits and jobs.
 //!
-//! Open: while no replica answers at all, rows are given up, in one tiny run more than a third. It is not known how much of
-//! that the program would do, and how much comes from counting a text that is being asked as recalled, which makes a chunk
-//! look as if some of it had been judged. Do not read "given up" of a whole outage as a figure of the program.
+//! Not played: that questions to a server that falls silent go to others. A text that is alone in a portion and fails in an
+//! outage is charged with it, as the program does, and given up after some tries.
 
 mod agenda;
 mod background;
