@@ -96,8 +96,10 @@ pub const BACKFILL_SPOOL_CHUNKS: usize = 16;
 pub const BACKFILL_ROWS_WITHOUT_NOTE: u64 = 10_000;
 /// Texts by which the tokens of a backfill are estimated.
 pub const BACKFILL_ESTIMATE_TEXTS: usize = 256;
-/// Chunks that one process works on at once.
+/// Chunks that one process works on at once, where nobody says.
 pub const BACKFILL_WORKERS: usize = 2;
+/// The same at the most: more are more questions than one process may have in hand.
+pub const BACKFILL_WORKERS_MAX: usize = 64;
 /// Milliseconds that a claim on work holds without being renewed; after a kill, how long its chunk waits.
 pub const BACKFILL_LEASE_MS: u64 = 30_000;
 /// Milliseconds between two looks of a worker at whether its work is still wanted; leases are renewed with them.
@@ -110,6 +112,8 @@ pub const BACKFILL_TRIES_MAX: u32 = 5;
 pub const BACKFILL_FAULT_TEXTS: usize = 8;
 /// Failures of the backend in a row after which the texts of a smaller chunk are blamed too.
 pub const BACKFILL_SETBACKS_MAX: u32 = 20;
+/// The same for a text that fails while no server of the model answers: an hour and more of pauses.
+pub const BACKFILL_AWAY_SETBACKS_MAX: u32 = 100;
 /// Milliseconds before the second try; doubled for each further one.
 pub const BACKFILL_PAUSE_MS: u64 = 1_000;
 /// Milliseconds between two tries at the most.

@@ -33,6 +33,8 @@ pub enum Event {
     /// A request comes to nothing: the server is gone, or does not answer in time.
     Refused(usize, u64),
     Late(usize, u64),
+    /// A request's server may have said nothing for too long.
+    Silent(usize, u64),
     /// A request is sent again.
     Again(usize, u64),
     /// A server of ours looks again for a place at a replica.

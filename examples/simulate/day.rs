@@ -346,6 +346,7 @@ impl<'m> Day<'m> {
                 let fault = Fault::Slow("no reply in time".to_owned());
                 self.fleet.faulted(agenda, (place, serial), fault);
             }
+            Event::Silent(place, serial) => self.fleet.silent(agenda, (place, serial)),
             Event::Again(place, serial) => self.fleet.again(agenda, place, serial),
             Event::Seats(server) => self.fleet.wake(agenda, server),
             Event::Poll(worker, polls) => self.poll(worker, polls),

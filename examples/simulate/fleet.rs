@@ -4,8 +4,9 @@
 //! (`backend::endpoint::replicas`, one a server, as each process has its own), and the meter that tells the questions'
 //! parts of the busy time (`classify::meter`). Modelled: what goes over sockets, and the loop around it (`Endpoint::send`,
 //! bound to them and to tokio's clock): a request waits for one of the server's threads, then for a place; a fault is
-//! followed by the program's own pause and another try. A reply that comes after the limit of time counts as late when it
-//! comes, and not when the limit is over, unless its replica hangs.
+//! followed by the program's own pause and another try. A replica that hangs says nothing, and its questions go to others
+//! as `Endpoint::while_heard` has it; one that is up is heard all the time. A reply that comes after the limit of time
+//! counts as late when it comes, and not when the limit is over, unless its replica hangs.
 
 mod loss;
 
@@ -16,7 +17,7 @@ use crate::world::Size;
 use safeguard::backend::endpoint::replicas::{Pick, Replicas, pause};
 use safeguard::backend::endpoint::{Fault, Tuning};
 use safeguard::classify::meter::{Meter, Turn};
-use safeguard::config::{ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_TRIES_MAX};
+use safeguard::config::{ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_SILENT_TRIES_MAX, ENDPOINT_TRIES_MAX};
 use safeguard_udfs::{Cost, Lane, Promise};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,6 +64,8 @@ struct Question<'m> {
     turn: Turn<'m>,
     tries: u32,
     begun: Micros,
+    /// How long its replica may say nothing, unless the request has all the time of a reply.
+    silence: Option<Micros>,
     /// Where its request is.
     at: Option<usize>,
 }
@@ -195,6 +198,7 @@ impl<'m> Fleet<'m> {
             ask,
             tries: 0,
             begun: now,
+            silence: None,
             at: None,
         };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -308,7 +312,11 @@ impl<'m> Fleet<'m> {
         (question.serial, question.begun, question.at) = (serial, now, Some(number));
         question.tries += 1;
         let size = question.ask.size;
-        self.servers[question.ask.server].sent += 1;
+        let of = &mut self.servers[question.ask.server];
+        let patience = of.replicas.patience(number, self.tuning.silence);
+        let silence = patience.as_micros() as Micros;
+        question.silence = (question.tries <= ENDPOINT_SILENT_TRIES_MAX).then_some(silence);
+        of.sent += 1;
         self.counts.requests += 1;
         let replica = &mut self.replicas[number];
         match replica.state {
@@ -319,10 +327,11 @@ impl<'m> Fleet<'m> {
                     (place, serial),
                     weight(&self.options, size.text, size.decode),
                 );
-                agenda.after(
-                    self.tuning.reply.as_micros() as Micros,
-                    Event::Late(place, serial),
-                );
+                let reply = self.tuning.reply.as_micros() as Micros;
+                agenda.after(reply, Event::Late(place, serial));
+                if let Some(silence) = question.silence {
+                    agenda.after(silence, Event::Silent(place, serial));
+                }
             }
             State::Up => {
                 replica.add(

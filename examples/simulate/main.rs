@@ -12,9 +12,6 @@
 //! What it cannot show: what a program bound to sockets and threads does wrong there; two servers that ask about the same
 //! text at the same time (here the second counts it as recalled); the store as a limit (its statements take a time, and are
 //! counted); work left in the queue of `safeguard.answer = queue`, audits and jobs.
-//!
-//! Not played: that questions to a server that falls silent go to others. A text that is alone in a portion and fails in an
-//! outage is charged with it, as the program does, and given up after some tries.
 
 mod agenda;
 mod background;

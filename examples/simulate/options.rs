@@ -4,7 +4,9 @@
 //! figure, and its help says which.
 
 use clap::Parser;
-use safeguard::config::{BACKFILL_CHUNK_ROWS, BACKFILL_WORKERS, ENDPOINT_REPLICAS_MAX};
+use safeguard::config::{
+    BACKFILL_CHUNK_ROWS, BACKFILL_WORKERS, BACKFILL_WORKERS_MAX, ENDPOINT_REPLICAS_MAX,
+};
 
 /// Replay a day at a billion rows against the program's own scheduling, claims and budgets
 ///
@@ -25,7 +27,7 @@ pub struct Options {
     /// Servers of this program, which share the replicas and the store
     #[arg(long, default_value_t = 32)]
     pub servers: usize,
-    /// Chunks that a server has in hand at once; as shipped where nobody says
+    /// Chunks that a server has in hand at once: `backfill_workers`, as shipped where nobody says
     #[arg(long, default_value_t = BACKFILL_WORKERS)]
     pub workers: usize,
     /// What chance begins with
@@ -174,6 +176,12 @@ impl Options {
             return Err(format!(
                 "--edit-at {} is not an hour of the day",
                 self.edit_at
+            ));
+        }
+        if self.workers > BACKFILL_WORKERS_MAX {
+            return Err(format!(
+                "--workers {} is more than {BACKFILL_WORKERS_MAX}",
+                self.workers
             ));
         }
         if self.replicas == 0 || self.replicas > ENDPOINT_REPLICAS_MAX {

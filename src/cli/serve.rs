@@ -57,7 +57,7 @@ mod tests {
         let file = dir.path().join("serve.toml");
         std::fs::write(&file, "model = 'a'\nmax_connections = 7\nallow_swap = true").unwrap();
         let line = format!(
-            "safeguard serve --config {} --model b --listen 127.0.0.1:0 --content-root {1} --content-root /",
+            "safeguard serve --config {} --model b --backfill-workers 8 --listen 127.0.0.1:0 --content-root {1} --content-root /",
             file.display(),
             dir.path().display()
         );
@@ -68,6 +68,7 @@ mod tests {
             (config.max_connections, config.engine.allow_swap),
             (7, true)
         );
+        assert_eq!(config.backfill_workers, 8);
         assert_eq!(config.engine.content_roots.unwrap().len(), 2);
         std::fs::write(&file, "modell = 'a'").unwrap();
         let expected = format!(

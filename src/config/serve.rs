@@ -5,9 +5,9 @@
 //! are any is asked of the finished settings.
 
 use super::{
-    CRON_HISTORY_DAYS, Config, ConfigError, PROGRESS_NOTICE_MS, RESULT_BYTES_MAX,
-    SERVER_CONNECTIONS_MAX, SERVER_LISTEN, SERVER_SHUTDOWN_MS, SERVER_STARTUP_MS,
-    STATEMENT_BYTES_MAX, models_dir,
+    BACKFILL_WORKERS, BACKFILL_WORKERS_MAX, CRON_HISTORY_DAYS, Config, ConfigError,
+    PROGRESS_NOTICE_MS, RESULT_BYTES_MAX, SERVER_CONNECTIONS_MAX, SERVER_LISTEN,
+    SERVER_SHUTDOWN_MS, SERVER_STARTUP_MS, STATEMENT_BYTES_MAX, models_dir,
 };
 use chrono_tz::Tz;
 use serde::Deserialize;
@@ -155,6 +155,8 @@ options! {
     shutdown_ms: u64,
     /// Milliseconds between two notices about a statement's progress; 0 for none.
     progress_ms: u64,
+    /// Chunks of backfills and of the queue that are worked on at once.
+    backfill_workers: usize,
     /// The time zone of jobs' schedules.
     cron_timezone: String,
     /// Days for which runs of jobs are kept; 0 for ever.
@@ -226,6 +228,8 @@ pub struct ServeConfig {
     pub shutdown: Duration,
     /// Between two notices about a statement's progress.
     pub progress: Option<Duration>,
+    /// Chunks of backfills and of the queue that are worked on at once.
+    pub backfill_workers: usize,
     /// How jobs are run.
     pub cron: CronConfig,
     /// What each role may ask in a day.
@@ -323,6 +327,7 @@ impl ServeConfig {
                 .ok_or_else(|| ConfigError("startup_timeout_ms is 0, less than 1".to_owned()))?,
             shutdown: Duration::from_millis(options.shutdown_ms.unwrap_or(SERVER_SHUTDOWN_MS)),
             progress: limit(options.progress_ms, PROGRESS_NOTICE_MS),
+            backfill_workers: workers(options.backfill_workers)?,
             limits: options.limits.unwrap_or_default(),
             cron: cron(options.cron_timezone.as_deref(), options.cron_history_days)?,
             engine: Config {
@@ -392,6 +397,15 @@ fn count(key: &str, said: Option<usize>, default: usize) -> Result<usize, Config
     match said.unwrap_or(default) {
         0 => Err(ConfigError(format!("{key} is 0, less than 1"))),
         count => Ok(count),
+    }
+}
+
+fn workers(said: Option<usize>) -> Result<usize, ConfigError> {
+    match count("backfill_workers", said, BACKFILL_WORKERS)? {
+        workers if workers <= BACKFILL_WORKERS_MAX => Ok(workers),
+        workers => Err(ConfigError(format!(
+            "backfill_workers is {workers}, more than {BACKFILL_WORKERS_MAX}"
+        ))),
     }
 }
 

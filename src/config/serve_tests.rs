@@ -84,6 +84,11 @@ fn what_is_wrong_is_named() {
             "line 1: invalid value: integer `-1`, expected usize",
         ),
         ("max_connections = 0", "max_connections is 0, less than 1"),
+        ("backfill_workers = 0", "backfill_workers is 0, less than 1"),
+        (
+            "backfill_workers = 65",
+            "backfill_workers is 65, more than 64",
+        ),
         (
             "startup_timeout_ms = 0",
             "startup_timeout_ms is 0, less than 1",

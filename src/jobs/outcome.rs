@@ -2,11 +2,13 @@
 //! be done about those that are left.
 //!
 //! Takes decisions and the account that they were made on, gives what is settled with the store. A text that fails is
-//! charged to itself and tried again; where everything fails, the backend is to blame, and the whole waits. Pure: time is
-//! an argument. Knows nothing of how texts are judged or where work is kept.
+//! charged to itself and tried again; where everything fails, or no server of the model is well, the backend is to blame,
+//! and the whole waits. Pure: time is an argument. Knows nothing of how texts are judged or where work is kept.
 
 use super::pace::{micros, pause};
-use crate::config::{BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX};
+use crate::config::{
+    BACKFILL_AWAY_SETBACKS_MAX, BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX,
+};
 use crate::store::{Digest, Fate, Then, text_digest};
 use safeguard_udfs::{Decision, Reason, Source, Tally, Undecided, Verdict};
 use std::collections::HashMap;
@@ -19,6 +21,8 @@ pub struct Attempt<'a> {
     pub texts: &'a [(Arc<str>, u32)],
     /// Times in a row that the work failed as a whole.
     pub setbacks: u32,
+    /// Whether the model is on servers, of which none is well now.
+    pub away: bool,
     /// What tells this work from others.
     pub salt: [i64; 2],
     /// Microseconds since 1970-01-01 UTC.
@@ -42,10 +46,12 @@ impl Attempt<'_> {
         let unspent = decisions.iter().any(|d| reason(d) == Some(Reason::Budget));
         // What was recalled or screened says nothing of the backend.
         let answered = decisions.iter().any(|d| is_judged(d) && is_asked(d));
-        // One text that fails alone may be to blame itself; many that fail together are not.
+        // One text that fails alone may be to blame itself, for the servers too, if they stay away whenever it is asked;
+        // many that fail together are not.
         let backend = !answered
             && (errors >= BACKFILL_FAULT_TEXTS
-                || errors > 1 && self.setbacks < BACKFILL_SETBACKS_MAX);
+                || errors > 1 && self.setbacks < BACKFILL_SETBACKS_MAX
+                || errors > 0 && self.away && self.setbacks < BACKFILL_AWAY_SETBACKS_MAX);
         let mut fates = HashMap::with_capacity(decisions.len());
         let mut most_tries = 0;
         let mut said = None;
@@ -145,9 +151,15 @@ mod tests {
         let error = || decision(Some(Reason::Error), Source::Asked);
         let fact = || decision(Some(Reason::Truncated), Source::Asked);
         let last = BACKFILL_TRIES_MAX - 1;
-        // Decisions, tries and setbacks before; whether the whole waits, and how many are given up.
-        for (what, decisions, tries, setbacks, want) in [
-            ("all fail", vec![error(), error()], last, 0, (true, 0)),
+        // Decisions, tries and setbacks before, whether no server is well; whether the whole waits, and how many are given
+        // up.
+        for (what, decisions, (tries, setbacks, away), want) in [
+            (
+                "all fail",
+                vec![error(), error()],
+                (last, 0, false),
+                (true, 0),
+            ),
             (
                 "all that were asked fail",
                 vec![
@@ -156,37 +168,56 @@ mod tests {
                     error(),
                     error(),
                 ],
-                last,
-                0,
+                (last, 0, false),
                 (true, 0),
             ),
             (
                 "another was answered",
                 vec![label(Source::Asked), error(), error()],
-                last,
-                0,
+                (last, 0, false),
                 (false, 2),
             ),
             (
                 "an answer without a label",
                 vec![fact(), error(), error()],
-                last,
-                0,
+                (last, 0, false),
                 (false, 2),
             ),
             (
                 "not the last try",
                 vec![label(Source::Asked), error()],
-                last - 1,
-                0,
+                (last - 1, 0, false),
                 (false, 0),
             ),
-            ("alone", vec![error()], last, 0, (false, 1)),
+            ("alone", vec![error()], (last, 0, false), (false, 1)),
+            (
+                "alone, and no server is well",
+                vec![label(Source::Recalled), error()],
+                (last, BACKFILL_SETBACKS_MAX, true),
+                (true, 0),
+            ),
+            (
+                "alone, and no server was well for long",
+                vec![error()],
+                (last, BACKFILL_AWAY_SETBACKS_MAX, true),
+                (false, 1),
+            ),
+            (
+                "another was answered, then no server is well",
+                vec![label(Source::Asked), error()],
+                (0, 0, true),
+                (false, 0),
+            ),
+            (
+                "nothing fails, and no server is well",
+                vec![label(Source::Asked)],
+                (0, 0, true),
+                (false, 0),
+            ),
             (
                 "two, again and again",
                 vec![error(), error()],
-                last,
-                BACKFILL_SETBACKS_MAX,
+                (last, BACKFILL_SETBACKS_MAX, false),
                 (false, 2),
             ),
         ] {
@@ -196,6 +227,7 @@ mod tests {
             let attempt = Attempt {
                 texts: &texts,
                 setbacks,
+                away,
                 salt: [1, 2],
                 now: 0,
             };

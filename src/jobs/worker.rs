@@ -266,6 +266,7 @@ impl Worker {
         Attempt {
             texts: &work.texts,
             setbacks: work.setbacks,
+            away: self.engine.places().is_some_and(|places| places.well == 0),
             salt: work.salt,
             now: self.pace.clock.now(),
         }

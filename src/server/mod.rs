@@ -194,7 +194,10 @@ pub async fn serve(
 /// Works off backfills and the queue, among the threads of statements, until the server begins to stop.
 async fn background(shared: Arc<Shared>, shutdown: Shutdown) {
     let engine = shared.engine.clone();
-    let pace = Pace::of(engine.store());
+    let pace = Pace {
+        workers: shared.config.backfill_workers,
+        ..Pace::of(engine.store())
+    };
     let work = jobs::runner::run(engine, pace, shutdown.soft);
     shared.workers.run(work).await;
 }

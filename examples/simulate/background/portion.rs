@@ -317,6 +317,7 @@ impl Day<'_> {
         let attempt = Attempt {
             texts: &texts,
             setbacks: hand.setbacks,
+            away: self.fleet.is_away(self.background.workers[worker].server),
             salt: [self.background.id.unwrap_or_default(), hand.position],
             now: EPOCH + self.agenda.now as i64,
         };

@@ -38,11 +38,42 @@ impl Fleet<'_> {
                     if question.at == Some(number) {
                         let late = question.begun + self.tuning.reply.as_micros() as Micros;
                         agenda.at(late, Event::Late(place, question.serial));
+                        // It was heard until now.
+                        if let Some(silence) = question.silence {
+                            agenda.after(silence, Event::Silent(place, question.serial));
+                        }
                     }
                 }
             }
             State::Up => self.plan(agenda, number),
         }
+    }
+
+    /// A request's server may have said nothing for so long that another is asked, where one is well.
+    pub fn silent(&mut self, agenda: &mut Agenda, (place, serial): (usize, u64)) {
+        if !self.is_here(place, serial) {
+            return;
+        }
+        let question = self.question(place);
+        let (server, silence) = (question.ask.server, question.silence);
+        let (Some(number), Some(silence)) = (question.at, silence) else {
+            return;
+        };
+        if self.replicas[number].state != State::Hung {
+            return;
+        }
+        match self.servers[server].replicas.others_are_well(number) {
+            true => {
+                let fault = Fault::Slow("not a byte in time".to_owned());
+                self.faulted(agenda, (place, serial), fault);
+            }
+            false => agenda.after(silence, Event::Silent(place, serial)),
+        }
+    }
+
+    /// Whether no replica is well as a server knows them.
+    pub fn is_away(&self, server: usize) -> bool {
+        self.servers[server].replicas.places().well == 0
     }
 
     /// A server is killed: its questions are nobody's any more, their owners are told to whoever runs the day.

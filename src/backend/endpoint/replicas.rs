@@ -177,7 +177,7 @@ impl Replicas {
     }
 
     /// How much they have in hand, and bear: one that is left alone bears one trial.
-    pub(super) fn places(&self) -> Places {
+    pub fn places(&self) -> Places {
         let bears = |replica: &Replica| match replica.opened {
             Some(_) => 1,
             None => replica.places as usize,
@@ -193,7 +193,7 @@ impl Replicas {
 
     /// How long a server may be silent where one that is well may be so for `silence`: on its first trial less, and more with
     /// each that fails, so that a trial does not hold its text for long, and one that is slow comes back too.
-    pub(super) fn patience(&self, number: usize, silence: Duration) -> Duration {
+    pub fn patience(&self, number: usize, silence: Duration) -> Duration {
         match self.all[number].opened {
             Some((_, trials)) => silence * (trials + 1).min(TRIALS_SHORT) / TRIALS_SHORT,
             None => silence,
@@ -201,7 +201,7 @@ impl Replicas {
     }
 
     /// Whether there is a server beside this one that nobody has given up.
-    pub(super) fn others_are_well(&self, number: usize) -> bool {
+    pub fn others_are_well(&self, number: usize) -> bool {
         let mut others = self.all.iter().enumerate();
         others.any(|(other, replica)| other != number && replica.opened.is_none())
     }

@@ -50,6 +50,9 @@ pub(in crate::cli) struct Serve {
     /// Connections at once [default: 100]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
+    /// Chunks of backfills that are worked on at once, 1 to 64 [default: 2]
+    #[arg(long, value_name = "N")]
+    backfill_workers: Option<usize>,
     /// The time zone of jobs' schedules, such as Europe/Berlin [default: GMT]
     #[arg(long, value_name = "ZONE")]
     cron_timezone: Option<String>,
@@ -72,6 +75,7 @@ impl Serve {
             allow_insecure: self.allow_insecure.then_some(true),
             metrics_listen: self.metrics_listen,
             max_connections: self.max_connections,
+            backfill_workers: self.backfill_workers,
             cron_timezone: self.cron_timezone,
             ..ServeOptions::default()
         }
