@@ -4,6 +4,7 @@
 //! probe and fails where one failed; the same scripts hold against PostgreSQL 15 (`--oracle`). A client that is not on
 //! this machine is reported as skipped, unless `SAFEGUARD_CLIENTS=require`; `.ci/clients` installs and requires them.
 
+use crate::stores;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -29,9 +30,8 @@ impl Server {
     /// Starts one in a folder of its own, which is its content root too.
     fn start() -> Server {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_safeguard"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"])
-            .current_dir(folder.path())
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
+        let mut child = stores::program(folder.path(), serve)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

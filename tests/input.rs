@@ -2,10 +2,11 @@
 //!
 //! Every message is compared whole. `{dir}` stands for the folder in which the program runs.
 
+use crate::stores;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// How `safeguard sql` ended.
 pub struct Said {
@@ -17,11 +18,8 @@ pub struct Said {
 
 /// Runs `safeguard sql --format csv` in a folder.
 pub fn say<'a>(dir: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_safeguard"))
-        .args(["sql", "--format", "csv"])
-        .args(arguments)
-        .current_dir(dir)
-        .env_remove("SAFEGUARD_LOG")
+    let format = ["sql", "--format", "csv"].map(OsStr::new);
+    let output = stores::program(dir, format.into_iter().chain(arguments))
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -48,6 +46,14 @@ pub fn say<'a>(dir: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Sa
 /// [`say`] with arguments that are text.
 pub fn sql(dir: &Path, arguments: &[&str]) -> Said {
     say(dir, arguments.iter().map(OsStr::new))
+}
+
+/// [`sql`] over a store of which nothing is kept.
+fn fleeting(dir: &Path, arguments: &[&str]) -> Said {
+    let store = stores::fleeting();
+    let store = store.iter().map(String::as_str);
+    let all: Vec<&str> = store.chain(arguments.iter().copied()).collect();
+    sql(dir, &all)
 }
 
 /// A statement that fails, and all that is said of it after `ERROR:  `.
@@ -185,7 +191,7 @@ fn what_is_refused_says_why() {
     for (script, expected) in REFUSED {
         let script = here(script);
         let headers = "SET datafusion.catalog.has_header = true";
-        let said = sql(&dir, &["--ephemeral", "-c", headers, "-c", &script]);
+        let said = fleeting(&dir, &["-c", headers, "-c", &script]);
         let expected = format!("ERROR:  {}\n", here(expected));
         if (said.code, &said.err) != (1, &expected) {
             wrong.push(format!(
@@ -288,7 +294,7 @@ fn what_is_odd_is_answered() {
     let mut wrong = Vec::new();
     for (script, out, notices) in DONE {
         let script = format!("SET safeguard.mode = 'score'; {script}");
-        let said = sql(dir.path(), &["--ephemeral", "-c", &script]);
+        let said = fleeting(dir.path(), &["-c", &script]);
         let lines = notices
             .iter()
             .map(|notice| format!("NOTICE:  safeguard: {notice}\n"));
@@ -309,18 +315,10 @@ fn a_script_ends_at_its_first_failure() {
     for second in ["SELECT nope", "SELEC 1"] {
         let script = format!("SELECT 1 AS a; {second}; SELECT 3 AS c");
         for arguments in [
-            vec!["--ephemeral", "-c", &script],
-            vec![
-                "--ephemeral",
-                "-c",
-                "SELECT 1 AS a",
-                "-c",
-                second,
-                "-c",
-                "SELECT 3 AS c",
-            ],
+            vec!["-c", &script],
+            vec!["-c", "SELECT 1 AS a", "-c", second, "-c", "SELECT 3 AS c"],
         ] {
-            let said = sql(dir.path(), &arguments);
+            let said = fleeting(dir.path(), &arguments);
             assert_eq!((said.code, said.out.as_str()), (1, "a\n1\n"), "{second}");
             assert!(said.err.starts_with("ERROR:  42"), "{}", said.err);
         }
@@ -332,6 +330,10 @@ type Harm = (fn(&mut Vec<u8>), &'static str);
 
 #[test]
 fn a_store_that_is_not_plainly_ours_is_left_as_it_is() {
+    // Of a schema in PostgreSQL `store::server::tests` show it.
+    if stores::are_shared() {
+        return;
+    }
     let cases: &[Harm] = &[
         (
             |file| file[6_000..9_000].fill(0xa5),
@@ -420,10 +422,7 @@ fn a_model_that_cannot_be_used_says_why() {
             fs::copy(tiny.join("config.json"), model.join("config.json")).unwrap();
             fs::write(model.join("model.safetensors"), weights).unwrap();
         }
-        let said = sql(
-            dir.path(),
-            &["--ephemeral", "--model", "model", "-c", "SELECT 1"],
-        );
+        let said = fleeting(dir.path(), &["--model", "model", "-c", "SELECT 1"]);
         let expected = format!("ERROR:  58000: cannot open model \"model\": {expected}\n");
         assert_eq!((said.code, said.out.as_str(), said.err), (1, "", expected));
     }

@@ -1,5 +1,6 @@
 //! `safeguard policy ..` through the program: publishing, listing, showing, comparing and testing policies.
 
+use crate::stores;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -8,11 +9,8 @@ use std::process::{Child, Command, Stdio};
 /// Runs `safeguard` in a folder with a text on standard input: exit code, stdout, stderr without the line about the
 /// demonstration model.
 fn run(dir: &Path, input: &str, arguments: &[&str]) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_safeguard"))
-        .args(arguments)
-        .current_dir(dir)
+    let mut child = stores::program(dir, arguments)
         .env("USER", "ann")
-        .env_remove("SAFEGUARD_LOG")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -118,10 +116,10 @@ fn policies_are_published_shown_and_compared() {
         out.contains(" keywords ") && out.contains("(9 rows)"),
         "{out}"
     );
-    assert_eq!(
-        err,
-        "there is no store in safeguard-data: these are the policies that come with the program\n"
-    );
+    // Whether there is a schema nobody knows before it is asked for, which makes one.
+    let none =
+        "there is no store in safeguard-data: these are the policies that come with the program\n";
+    assert_eq!(err, if stores::are_shared() { "" } else { none });
     assert!(
         !dir.path().join("safeguard-data").exists(),
         "looking makes nothing"
@@ -271,10 +269,8 @@ impl Drop for Server {
 fn a_server_takes_policies_again_on_sighup() {
     let dir = tempfile::tempdir().unwrap();
     folder(dir.path(), "own/words", "{}");
-    let server = Command::new(env!("CARGO_BIN_EXE_safeguard"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--policies", "own"])
-        .current_dir(dir.path())
-        .env_remove("SAFEGUARD_LOG")
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--policies", "own"];
+    let server = stores::program(dir.path(), serve)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -4,9 +4,10 @@
 //! The program runs as a child and is killed with SIGKILL when as much lies on the disk as a case says.
 
 use crate::input::sql;
+use crate::stores;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 const ROWS: usize = 200_000;
 
@@ -27,10 +28,8 @@ fn is_staged(file: &Path) -> bool {
 }
 
 fn start(dir: &Path, statement: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_safeguard"))
-        .args(["sql", "--data-dir", "data", "-c", TABLE, "-c", DELTA])
-        .args(["-c", statement])
-        .current_dir(dir)
+    let two = ["sql", "--data-dir", "data", "-c", TABLE, "-c", DELTA];
+    stores::program(dir, two.into_iter().chain(["-c", statement]))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,10 +1,12 @@
 //! Where tests keep a store: in a file, or where `SAFEGUARD_TEST_STORE=postgres` says so in a PostgreSQL that is started
-//! for them. What a store does is the same.
+//! for them. What a store does is the same, for whoever opens it in this process and for programs that are started.
 
 use crate::postgres::shared;
 use safeguard::store::Store;
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// URLs of stores by the folder that they would be in.
@@ -27,14 +29,70 @@ fn url() -> String {
 
 /// The store of a folder.
 pub(crate) fn open(dir: &Path) -> Store {
-    if !are_shared() {
-        return Store::open(dir).unwrap();
+    match url_of(dir) {
+        Some(url) => Store::shared(&url).unwrap(),
+        None => Store::open(dir).unwrap(),
     }
-    let url = {
-        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-        stores.entry(dir.to_path_buf()).or_insert_with(url).clone()
+}
+
+/// The URL of a folder's store, where stores are in PostgreSQL.
+pub(crate) fn url_of(dir: &Path) -> Option<String> {
+    if !are_shared() {
+        return None;
+    }
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(stores.entry(dir.to_path_buf()).or_insert_with(url).clone())
+}
+
+/// From now on the store of a folder is the one that another process of tests has made.
+pub(crate) fn adopt(dir: &Path, url: String) {
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    stores.insert(dir.to_path_buf(), url);
+}
+
+/// The program, to be run in a folder. The store that it names there by `--data-dir`, or by not naming one, is the one that
+/// [`open`] opens for that path; `--ephemeral` stays what it is.
+pub(crate) fn program(
+    dir: &Path,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Command {
+    let arguments: Vec<OsString> = arguments
+        .into_iter()
+        .map(|argument| argument.as_ref().to_owned())
+        .collect();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_safeguard"));
+    program
+        .args(&arguments)
+        .current_dir(dir)
+        .env_remove("SAFEGUARD_LOG");
+    let named = arguments
+        .iter()
+        .skip_while(|said| *said != "--data-dir")
+        .nth(1);
+    let folder = named.map_or_else(|| "safeguard-data".into(), PathBuf::from);
+    // These have none.
+    let without = |two: &[OsString]| {
+        matches!(
+            (two[0].to_str(), two[1].to_str()),
+            (Some("policy"), Some("import" | "lint")) | (Some("model"), _)
+        )
     };
-    Store::shared(&url).unwrap()
+    let none = arguments.get(..2).is_some_and(without)
+        || arguments
+            .iter()
+            .any(|said| said == "--ephemeral" || said == "--store");
+    if !none && let Some(url) = url_of(&dir.join(folder)) {
+        program.args(["--store", &url]);
+    }
+    program
+}
+
+/// For a program of which nothing is to be kept: `--ephemeral`, or a store that nobody has used or will use.
+pub(crate) fn fleeting() -> Vec<String> {
+    match are_shared() {
+        true => vec!["--store".to_owned(), url()],
+        false => vec!["--ephemeral".to_owned()],
+    }
 }
 
 /// A store of its own.
@@ -89,12 +147,24 @@ pub(crate) async fn hold(dir: &Path, word: &str) -> bool {
     found.unwrap().get(0)
 }
 
+/// Whether a word is to be found where the users of a folder's store are kept: anywhere in its file, or in a row of theirs.
+pub(crate) async fn users_hold(dir: &Path, word: &str) -> bool {
+    if !are_shared() {
+        let file = std::fs::read(dir.join("verdicts.db")).unwrap();
+        return file.windows(word.len()).any(|w| w == word.as_bytes());
+    }
+    let client = shared_client(dir).await;
+    let users =
+        "SELECT EXISTS (SELECT 1 FROM users AS u WHERE position($1 IN CAST(u AS TEXT)) > 0)";
+    client.query_one(users, &[&word]).await.unwrap().get(0)
+}
+
 async fn shared_beside(dir: &Path, sql: &str) {
     shared_client(dir).await.batch_execute(sql).await.unwrap();
 }
 
 /// A client of its own, in the schema of a folder's store.
-async fn shared_client(dir: &Path) -> tokio_postgres::Client {
+pub(crate) async fn shared_client(dir: &Path) -> tokio_postgres::Client {
     let url = {
         let stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
         stores[dir].clone()

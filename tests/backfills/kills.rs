@@ -4,11 +4,12 @@
 //! error how many.
 
 use super::{Bench, Script};
+use crate::stores;
 use safeguard::backend::{Backend, BackendError, ModelIdentity, Prompt, Reply};
 use safeguard::engine::Engine;
 use safeguard::jobs::pace::Pace;
 use safeguard::jobs::runner::Runner;
-use safeguard::store::{State, Store, text_digest};
+use safeguard::store::{State, text_digest};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -18,10 +19,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const ROWS: usize = 50_000;
-const KILLS: usize = 20;
 const WORKERS: usize = 2;
 const CHUNK: usize = 256;
 const FOLDER: &str = "SAFEGUARD_TEST_BACKFILL";
+/// Where the store of that folder is, if it is in PostgreSQL.
+const STORE: &str = "SAFEGUARD_TEST_BACKFILL_STORE";
+
+/// In PostgreSQL what the dead asked about is nobody's for as long as their lease holds.
+fn kills() -> usize {
+    match stores::are_shared() {
+        true => 4,
+        false => 20,
+    }
+}
 
 type Digest = [u8; 32];
 
@@ -55,6 +65,9 @@ fn child() {
     let Some(dir) = std::env::var_os(FOLDER).map(PathBuf::from) else {
         return;
     };
+    if let Ok(url) = std::env::var(STORE) {
+        stores::adopt(&dir, url);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -69,14 +82,14 @@ fn child() {
             script: Script::new(),
             trace: trace.unwrap(),
         });
-        let store = Store::open(&dir).unwrap();
+        let store = stores::open(&dir);
         let engine = Engine::with_backend(store.clone(), backend).await.unwrap();
         let pace = Pace {
             workers: WORKERS,
             lease: Duration::from_millis(300),
             watch: Duration::from_millis(50),
             poll: Duration::from_millis(20),
-            ..Pace::default()
+            ..Pace::of(&store)
         };
         let runner = Runner::paced(&engine, &pace);
         let mut look = tokio::time::interval(Duration::from_millis(20));
@@ -91,6 +104,7 @@ fn start(dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "backfills::kills::child", "--nocapture"])
         .env(FOLDER, dir)
+        .envs(stores::url_of(dir).map(|url| (STORE, url)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -115,32 +129,53 @@ struct Seen {
     claimed: BTreeSet<usize>,
 }
 
-fn look(dir: &Path) -> Seen {
+/// What is stored, how far the backfill is, and what is claimed, as the database has it.
+type Found = (Vec<Digest>, (i64, String), Vec<i64>);
+
+const VERDICTS: &str = "SELECT text_digest FROM verdicts";
+const STATE: &str = "SELECT judged, state FROM backfills";
+const CLAIMED: &str =
+    "SELECT position FROM backfill_chunks WHERE claimed_by IS NOT NULL AND done = 0";
+
+fn in_file(dir: &Path) -> Found {
     let store = rusqlite::Connection::open(dir.join("verdicts.db")).unwrap();
-    let mut verdicts = store.prepare("SELECT text_digest FROM verdicts").unwrap();
-    let verdicts: Vec<Digest> = verdicts
-        .query_map((), |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
+    let mut verdicts = store.prepare(VERDICTS).unwrap();
+    let verdicts = verdicts.query_map((), |row| row.get(0)).unwrap();
+    let verdicts = verdicts.map(Result::unwrap).collect();
+    let state = store.query_row(STATE, (), |row| Ok((row.get(0)?, row.get(1)?)));
+    let mut claimed = store.prepare(CLAIMED).unwrap();
+    let claimed = claimed.query_map((), |row| row.get(0)).unwrap();
+    let claimed = claimed.map(Result::unwrap).collect();
+    (verdicts, state.unwrap(), claimed)
+}
+
+async fn in_postgres(dir: &Path) -> Found {
+    let client = stores::shared_client(dir).await;
+    let verdicts = client.query(VERDICTS, &[]).await.unwrap();
+    let digest =
+        |row: &tokio_postgres::Row| -> Digest { row.get::<_, &[u8]>(0).try_into().unwrap() };
+    let state = client.query_one(STATE, &[]).await.unwrap();
+    let claimed = client.query(CLAIMED, &[]).await.unwrap();
+    (
+        verdicts.iter().map(digest).collect(),
+        (state.get(0), state.get(1)),
+        claimed.iter().map(|row| row.get(0)).collect(),
+    )
+}
+
+async fn look(dir: &Path) -> Seen {
+    let (verdicts, (judged, state), claimed) = match stores::are_shared() {
+        true => in_postgres(dir).await,
+        false => in_file(dir),
+    };
     let stored: HashSet<Digest> = verdicts.iter().copied().collect();
     assert_eq!(stored.len(), verdicts.len(), "a verdict is there twice");
-    let (judged, state) = store
-        .query_row("SELECT judged, state FROM backfills", (), |row| {
-            Ok((row.get::<_, i64>(0)?, row.get(1)?))
-        })
-        .unwrap();
-    let mut claimed = store
-        .prepare("SELECT position FROM backfill_chunks WHERE claimed_by IS NOT NULL AND done = 0")
-        .unwrap();
-    let claimed = claimed.query_map((), |row| row.get::<_, i64>(0)).unwrap();
+    let claimed = claimed.into_iter().map(usize::try_from);
     Seen {
         stored,
         judged: u64::try_from(judged).unwrap(),
         state,
-        claimed: claimed
-            .map(|at| usize::try_from(at.unwrap()).unwrap())
-            .collect(),
+        claimed: claimed.map(Result::unwrap).collect(),
     }
 }
 
@@ -154,7 +189,7 @@ fn weight(i: usize) -> usize {
 
 /// A store with a backfill that is spooled.
 async fn prepare(dir: &Path) {
-    let bench = Bench::over(Store::open(dir).unwrap(), Script::new()).await;
+    let bench = Bench::over(stores::open(dir), Script::new()).await;
     bench
         .rows(&format!(
             "CREATE TABLE posts AS SELECT i AS id, 'row ' || i AS body, (i * 7919) % 50021 AS views
@@ -186,9 +221,8 @@ fn assert_in_order(run: &[Digest], chunks: &HashMap<Digest, usize>, before: &BTr
 fn a_killed_backfill_goes_on_and_asks_nothing_twice() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    tokio::runtime::Runtime::new()
-        .unwrap()
-        .block_on(prepare(dir));
+    let (runtime, kills) = (tokio::runtime::Runtime::new().unwrap(), kills());
+    runtime.block_on(prepare(dir));
     let mut ranked: Vec<usize> = (1..=ROWS).collect();
     ranked.sort_by_key(|i| std::cmp::Reverse(weight(*i)));
     let chunks: HashMap<Digest, usize> = ranked
@@ -197,8 +231,8 @@ fn a_killed_backfill_goes_on_and_asks_nothing_twice() {
         .map(|(rank, i)| (text_digest(&text(*i)), rank / CHUNK))
         .collect();
     let mut random = safeguard::change::stats::Random::new(20);
-    let (mut seen, mut middle) = (look(dir), 0);
-    for _ in 0..KILLS {
+    let (mut seen, mut middle) = (runtime.block_on(look(dir)), 0);
+    for _ in 0..kills {
         let before = asked(dir).len();
         let mut child = start(dir);
         let wanted = usize::try_from(random.below(4_000)).unwrap();
@@ -207,7 +241,7 @@ fn a_killed_backfill_goes_on_and_asks_nothing_twice() {
         let _ = child.stderr.as_mut().unwrap().read_exact(&mut signs);
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = look(dir);
+        let now = runtime.block_on(look(dir));
         let run = &asked(dir)[before..];
         let again = run
             .iter()
@@ -234,18 +268,18 @@ fn a_killed_backfill_goes_on_and_asks_nothing_twice() {
         .read_to_end(&mut rest)
         .unwrap();
     assert!(last.wait().unwrap().success());
-    let (asked, end) = (asked(dir), look(dir));
+    let (asked, end) = (asked(dir), runtime.block_on(look(dir)));
     assert_eq!((end.state.as_str(), end.judged), ("done", ROWS as u64));
     assert!(end.stored.len() == ROWS && end.stored.iter().all(|d| chunks.contains_key(d)));
-    let most = ROWS + KILLS * WORKERS * CHUNK;
+    let most = ROWS + kills * WORKERS * CHUNK;
     assert!(
         asked.len() >= ROWS && asked.len() <= most,
         "{} asked",
         asked.len()
     );
     assert!(
-        middle >= KILLS / 2,
-        "{middle} kills of {KILLS} came in the middle"
+        middle >= kills / 2,
+        "{middle} kills of {kills} came in the middle"
     );
     assert!(end.claimed.is_empty());
 }

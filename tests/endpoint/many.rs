@@ -3,12 +3,12 @@
 use super::double::{Double, Fault, Skills};
 use super::{hurried, label, open, open_with, prompt};
 use crate::slt::rows as cells;
+use crate::stores;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use safeguard::backend::Backend;
 use safeguard::backend::endpoint::Tuning;
 use safeguard::engine::{End, Engine, Session};
-use safeguard::store::Store;
 use safeguard_udfs::Mode;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,10 +51,7 @@ async fn a_server_of_three_that_is_killed_loses_no_row() {
         .await
         .expect("opened");
     let endpoint = Arc::new(endpoint);
-    let engine = Engine::with_backend(
-        Store::ephemeral().expect("a store"),
-        Arc::clone(&endpoint) as Arc<dyn Backend>,
-    );
+    let engine = Engine::with_backend(stores::new(), Arc::clone(&endpoint) as Arc<dyn Backend>);
     let session = engine.await.expect("an engine").session("me");
     let sql = format!(
         "SELECT n, safeguard_classify({POLICY}, CASE WHEN n % 3 = 0 THEN 'bad ' ELSE 'good ' END || n::text)
@@ -174,10 +171,7 @@ async fn a_text_that_fails_is_undecided_and_the_others_are_judged() {
     double.fail_text("odd", Fault::Status(400, None));
     double.fail_text("mute", Fault::Says("a", "", "stop"));
     let endpoint = Arc::new(open(&double).await);
-    let engine = Engine::with_backend(
-        Store::ephemeral().expect("a store"),
-        endpoint as Arc<dyn Backend>,
-    );
+    let engine = Engine::with_backend(stores::new(), endpoint as Arc<dyn Backend>);
     let session = engine.await.expect("an engine").session("me");
     let sql = format!(
         "SELECT t, v['label'], v['reason'], v['score'] IS NULL, v['rationale']
