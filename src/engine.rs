@@ -11,6 +11,7 @@ mod exists;
 mod files;
 pub mod functions;
 pub mod golden;
+pub mod guarded;
 mod held;
 mod judge;
 mod objects;

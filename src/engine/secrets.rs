@@ -8,14 +8,14 @@
 use super::functions::{Function, FunctionDoc, Planned, Planning};
 use super::relations::{self, Change, Name};
 use super::script::{self, Statement};
-use super::{CATALOG, Session};
+use super::{CATALOG, Session, guarded};
 use crate::config::Role;
 use crate::content::objects::{Kind, Secret, Stores};
 use crate::error::Error;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{DFSchema, Result};
-use datafusion::logical_expr::{CreateCatalogSchema, DdlStatement, LogicalPlan};
+use datafusion::common::Result;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast::{self, Ident};
 use safeguard_udfs::Tally;
 use std::sync::{Arc, LazyLock};
@@ -89,20 +89,15 @@ pub(super) fn planned(statement: &Statement) -> Result<Option<LogicalPlan>, Erro
     let Some(doing) = doing(statement)? else {
         return Ok(None);
     };
-    let name = match &doing {
+    let (said, name) = match &doing {
         Doing::Create { name, .. } => {
             parsed(&doing)?;
-            name
+            ("CREATE SECRET", name)
         }
-        Doing::Drop { name, .. } => name,
+        Doing::Drop { name, .. } => ("DROP SECRET", name),
     };
-    Ok(Some(LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(
-        CreateCatalogSchema {
-            schema_name: format!("{CATALOG}.secret.{name}"),
-            if_not_exists: true,
-            schema: Arc::new(DFSchema::empty()),
-        },
-    ))))
+    let name = format!("{CATALOG}.secret.{name}");
+    Ok(Some(guarded::plan(said, name, true)))
 }
 
 fn parsed(doing: &Doing<'_>) -> Result<Option<Secret>, Error> {

@@ -4,12 +4,12 @@
 //! listed, because it is PostgreSQL that runs it, with the rights of the user that the server was made with.
 
 use super::script::{self, Statement};
-use super::{CATALOG, Session};
+use super::{CATALOG, Session, guarded};
 use crate::content::postgres::{Attached, Insertion, Options, Table};
 use crate::error::Error;
-use datafusion::common::{DFSchema, plan_err};
+use datafusion::common::plan_err;
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{CreateCatalogSchema, DdlStatement, DropCatalogSchema, LogicalPlan};
+use datafusion::logical_expr::{CreateCatalogSchema, DropCatalogSchema, LogicalPlan};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
     self, CreateServerStatement, Expr, FunctionArguments, OnConflict, OnConflictAction, OnInsert,
@@ -89,13 +89,8 @@ pub(super) fn planned(statement: &Statement) -> Result<Option<LogicalPlan>, Erro
             format!("unacceptable server name \"{name}\": it would be a schema of the system");
         return Err(Error::refused("42939", why));
     }
-    Ok(Some(LogicalPlan::Ddl(DdlStatement::CreateCatalogSchema(
-        CreateCatalogSchema {
-            schema_name: name,
-            if_not_exists: server.if_not_exists,
-            schema: Arc::new(DFSchema::empty()),
-        },
-    ))))
+    let there = server.if_not_exists;
+    Ok(Some(guarded::plan("CREATE SERVER", name, there)))
 }
 
 impl Session {

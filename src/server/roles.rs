@@ -9,7 +9,7 @@ use super::settings::Options;
 pub use crate::config::Role;
 use crate::config::RoleLimits;
 use crate::engine::functions::called;
-use crate::engine::procedures;
+use crate::engine::{guarded, procedures};
 use crate::store;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -320,12 +320,12 @@ fn provider(source: &Arc<dyn TableSource>) -> Result<Arc<dyn TableProvider>, Fai
     source_as_provider(source).map_err(unknown)
 }
 
-fn said(ddl: &DdlStatement) -> &'static str {
+fn said(ddl: &DdlStatement) -> &str {
     match ddl {
         DdlStatement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE",
         DdlStatement::CreateMemoryTable(_) => "CREATE TABLE",
         DdlStatement::CreateView(_) => "CREATE VIEW",
-        DdlStatement::CreateCatalogSchema(_) => "CREATE SCHEMA",
+        DdlStatement::CreateCatalogSchema(create) => guarded::statement(create),
         DdlStatement::CreateCatalog(_) => "CREATE DATABASE",
         DdlStatement::CreateIndex(_) => "CREATE INDEX",
         DdlStatement::DropTable(_) => "DROP TABLE",

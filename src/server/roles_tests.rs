@@ -294,6 +294,21 @@ const CASES: &[(&str, &str, &str)] = &[
         "permission denied to CREATE SCHEMA",
     ),
     (
+        "CREATE SERVER s FOREIGN DATA WRAPPER postgres OPTIONS (host 'localhost', port '1')",
+        "permission denied to CREATE SERVER",
+        "permission denied to CREATE SERVER",
+    ),
+    (
+        "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
+        "permission denied to CREATE SECRET",
+        "permission denied to CREATE SECRET",
+    ),
+    (
+        "DROP SECRET s",
+        "permission denied to DROP SECRET",
+        "permission denied to DROP SECRET",
+    ),
+    (
         "CREATE DATABASE d",
         "permission denied to CREATE DATABASE",
         "permission denied to CREATE DATABASE",
