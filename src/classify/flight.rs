@@ -54,6 +54,19 @@ impl Flights {
 }
 
 impl Claim {
+    /// Whether somebody waits for one of these keys.
+    pub(super) fn is_awaited<'k>(&self, keys: impl IntoIterator<Item = &'k Digest>) -> bool {
+        let asked = self
+            .flights
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        keys.into_iter().any(|key| {
+            let mut waiting = asked.get(key).into_iter().flatten();
+            waiting.any(|ticket| !ticket.is_closed())
+        })
+    }
+
     /// Gives one key up; nothing happens for a key that is not, or no longer, this claim's.
     pub(super) fn release(&mut self, key: &Digest) {
         if !self.keys.remove(key) {
@@ -88,7 +101,9 @@ mod tests {
         let flights = Arc::new(Flights::default());
         let (first, tickets) = flights.claim(&[[1; 32], [2; 32]]);
         assert!(tickets.iter().all(Option::is_none));
+        assert!(!first.is_awaited(&[[1; 32], [2; 32]]));
         let (second, mut tickets) = flights.claim(&[[2; 32], [3; 32]]);
+        assert!(first.is_awaited(&[[1; 32], [2; 32]]) && !first.is_awaited(&[[1; 32]]));
         let ticket = tickets[0].take().unwrap();
         assert!(tickets[1].is_none());
         drop(first);

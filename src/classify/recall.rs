@@ -4,6 +4,8 @@
 //! time ask once, also on two servers that share a store. Facts are stored: verdicts, and undecided for a reason that lies in the text; what passes (a spent
 //! budget, a failing backend) is not. Settings that reach it never say `auto`: see [`super::cascade`]. Knows what a key is made of; knows nothing of how a text is judged.
 
+mod behind;
+
 use super::flight::{Claim, Flights, Ticket};
 use crate::backend::ModelIdentity;
 use crate::config::{STORE_ALOFT_LOOK_MS, STORE_COMMIT_ROWS_MAX};
@@ -12,14 +14,15 @@ use crate::store::{Aloft, Digest, Record, Store, text_digest};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use safeguard_udfs::{
-    Classifier, ClassifyError, Decision, Provenance, Reason, Request, SafeguardSettings, Source,
-    Stage, Undecided, Verdict,
+    Classifier, ClassifyError, Decision, Lane, Provenance, Reason, Request, SafeguardSettings,
+    Source, Stage, Undecided, Verdict,
 };
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-type Decisions = BoxStream<'static, Result<(usize, Decision), ClassifyError>>;
+type Decided = Result<(usize, Decision), ClassifyError>;
+type Decisions = BoxStream<'static, Decided>;
 
 /// Changes whenever the meaning of a key does.
 const KEY_VERSION: &str = "safeguard verdict 1";
@@ -110,6 +113,10 @@ impl Recall {
             let keys = self.keys(&version, &request, &texts);
             // Claimed before looking: a key that is free now, and is not stored, is nobody else's to ask.
             let (mut claim, tickets) = self.flights.claim(&keys);
+            if request.settings.lane == Lane::Interactive && tickets.iter().any(Option::is_some) {
+                // It may be decided, and stored later.
+                self.store.hurry();
+            }
             let stored = self.store.recall(&keys).await.map_err(store_failed)?;
             let (mut known, mut mine, mut others) = (Vec::new(), Vec::new(), Vec::new());
             for (i, (stored, ticket)) in stored.into_iter().zip(tickets).enumerate() {
@@ -122,7 +129,8 @@ impl Recall {
                     (None, Some(ticket)) => others.push((i, ticket)),
                 }
             }
-            let (aloft, elsewhere) = self.take_off(&keys, &mut mine, &mut claim).await?;
+            let hurry = request.settings.lane == Lane::Interactive;
+            let (aloft, elsewhere) = self.take_off(&keys, &mut mine, &mut claim, hurry).await?;
             others.extend(elsewhere);
             let asked = Asked {
                 recall: self.clone(),
@@ -147,6 +155,7 @@ impl Recall {
         keys: &[Digest],
         mine: &mut Vec<usize>,
         claim: &mut Claim,
+        hurry: bool,
     ) -> Result<(Aloft, Vec<(usize, Ticket)>), ClassifyError> {
         let wanted: Vec<Digest> = mine.iter().map(|i| keys[*i]).collect();
         let (aloft, ours) = self.store.take_off(wanted).await.map_err(store_failed)?;
@@ -163,7 +172,7 @@ impl Recall {
             is_ours
         });
         if !waiting.is_empty() {
-            tokio::spawn(until_landed(self.store.clone(), waiting));
+            tokio::spawn(until_landed(self.store.clone(), waiting, hurry));
         }
         Ok((aloft, elsewhere))
     }
@@ -201,8 +210,8 @@ struct Asked {
     aloft: Aloft,
 }
 
-/// Calls whoever waits for a key when no other server asks about it any more.
-async fn until_landed(store: Store, mut waiting: Vec<(Digest, oneshot::Sender<()>)>) {
+/// Calls whoever waits for a key when no other server asks about it any more. Where that is to be soon, those are told.
+async fn until_landed(store: Store, mut waiting: Vec<(Digest, oneshot::Sender<()>)>, hurry: bool) {
     let mut look = tokio::time::interval(Duration::from_millis(STORE_ALOFT_LOOK_MS));
     while !waiting.is_empty() {
         look.tick().await;
@@ -210,7 +219,7 @@ async fn until_landed(store: Store, mut waiting: Vec<(Digest, oneshot::Sender<()
         waiting.retain(|(_, call)| !call.is_closed());
         let keys = waiting.iter().map(|(key, _)| *key).collect();
         // Of a store that fails they are told when they look there themselves.
-        let Ok(elsewhere) = store.asked_elsewhere(keys).await else {
+        let Ok(elsewhere) = store.asked_elsewhere(keys, hurry).await else {
             return;
         };
         let mut still = Vec::new();
@@ -245,39 +254,41 @@ impl Asked {
             .next
             .classify(request.clone())
             .ready_chunks(STORE_COMMIT_ROWS_MAX);
+        if request.settings.lane == Lane::Backfill {
+            return behind::run(self, chunks.boxed(), request);
+        }
         let state = (self, chunks, request);
         let stored = stream::try_unfold(state, |(mut asked, mut chunks, request)| async move {
             let Some(chunk) = chunks.next().await else {
                 return Ok(None);
             };
-            let kept = asked.store(chunk, &request).await?;
-            Ok::<_, ClassifyError>(Some((stream::iter(kept), (asked, chunks, request))))
+            let (chunk, records) = asked.placed(chunk, &request);
+            let stored = keys_of(&records);
+            if !records.is_empty() {
+                let store = &asked.recall.store;
+                store.append(records).await.map_err(store_failed)?;
+            }
+            asked.landed(&chunk, &stored);
+            Ok::<_, ClassifyError>(Some((stream::iter(chunk), (asked, chunks, request))))
         });
         stored.try_flatten().boxed()
     }
 
-    async fn store(
-        &mut self,
-        chunk: Vec<Result<(usize, Decision), ClassifyError>>,
-        request: &Request,
-    ) -> Result<Vec<Result<(usize, Decision), ClassifyError>>, ClassifyError> {
+    /// Decisions by their places in the whole request, and what is to be stored of them.
+    fn placed(&self, chunk: Vec<Decided>, request: &Request) -> (Vec<Decided>, Vec<Record>) {
         let place = |(i, decision)| (self.mine[i], decision);
-        let chunk: Vec<_> = chunk.into_iter().map(|item| item.map(place)).collect();
+        let chunk: Vec<Decided> = chunk.into_iter().map(|item| item.map(place)).collect();
         let record = |(i, decision): &(usize, Decision)| self.record(*i, decision, request);
-        let records: Vec<Record> = chunk.iter().flatten().filter_map(record).collect();
-        if !records.is_empty() {
-            let stored: Vec<Digest> = records.iter().map(|r| r.verdict_digest).collect();
-            self.recall
-                .store
-                .append(records)
-                .await
-                .map_err(store_failed)?;
-            stored.iter().for_each(|key| self.aloft.landed(key));
-        }
+        let records = chunk.iter().flatten().filter_map(record).collect();
+        (chunk, records)
+    }
+
+    /// They are stored: nobody has to wait for them any more.
+    fn landed(&mut self, chunk: &[Decided], stored: &[Digest]) {
+        stored.iter().for_each(|key| self.aloft.landed(key));
         for (i, _) in chunk.iter().flatten() {
             self.claim.release(&self.keys[*i]);
         }
-        Ok(chunk)
     }
 
     /// `None` for what passes.
@@ -313,6 +324,10 @@ impl Asked {
             judged_at: provenance.judged_at,
         })
     }
+}
+
+fn keys_of(records: &[Record]) -> Vec<Digest> {
+    records.iter().map(|record| record.verdict_digest).collect()
 }
 
 /// Whether the request is content with what is stored.

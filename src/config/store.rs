@@ -15,6 +15,10 @@ pub const STORE_RECONNECT_PAUSE_MS: u64 = 100;
 /// Milliseconds from one append of verdicts to a shared store to the next of the same server: what is decided meanwhile
 /// is stored together.
 pub const STORE_APPEND_GAP_MS: u64 = 100;
+/// The same where nobody waits for a verdict, as of those of a backfill, and they are few.
+pub const STORE_APPEND_LATER_MS: u64 = 500;
+/// Verdicts that are enough to be stored, although nobody waits for them.
+pub const STORE_APPEND_LATER_ROWS: usize = 64;
 /// Seconds after which a server that does not answer a shared store any more is taken to be gone.
 pub const STORE_PRESENCE_SECONDS: u64 = 30;
 /// Seconds between two signs of life, and two looks at the shared store's clock.

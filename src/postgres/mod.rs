@@ -5,12 +5,16 @@
 
 mod tls;
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 use tls::Tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 
 /// How the way is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,23 +89,36 @@ impl Connection {
     /// # Errors
     /// See [`Refusal`].
     pub async fn open(
+        config: Config,
+        mode: SslMode,
+        roots: Option<&Path>,
+    ) -> Result<Connection, Refusal> {
+        Connection::open_told(config, mode, roots, None).await
+    }
+
+    /// The same; what others NOTIFY of, where the connection LISTENs, is told.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn open_told(
         mut config: Config,
         mode: SslMode,
         roots: Option<&Path>,
+        told: Option<Arc<Notify>>,
     ) -> Result<Connection, Refusal> {
         let (client, task) = match mode {
             SslMode::Disable => {
                 config.ssl_mode(tokio_postgres::config::SslMode::Disable);
                 let connected = config.connect(NoTls).await;
                 let (client, connection) = connected.map_err(Refusal::Server)?;
-                (client, tokio::spawn(connection))
+                (client, tokio::spawn(moved(connection, told)))
             }
             mode => {
                 config.ssl_mode(tokio_postgres::config::SslMode::Require);
                 let tls = Tls::new(mode, roots).map_err(Refusal::Certificates)?;
                 let connected = config.connect(tls).await;
                 let (client, connection) = connected.map_err(Refusal::Server)?;
-                (client, tokio::spawn(connection))
+                (client, tokio::spawn(moved(connection, told)))
             }
         };
         Ok(Connection {
@@ -113,6 +130,19 @@ impl Connection {
     /// For another thread or task.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.task.clone())
+    }
+}
+
+/// Moves the bytes of a connection to its end, which its client is told of too.
+async fn moved<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: Option<Arc<Notify>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if let (AsyncMessage::Notification(_), Some(told)) = (message, &told) {
+            told.notify_one();
+        }
     }
 }
 

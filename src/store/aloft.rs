@@ -106,13 +106,20 @@ impl Store {
         tokio::spawn(renewal).abort_handle()
     }
 
-    /// Whether each key is asked about by another server now.
-    pub async fn asked_elsewhere(&self, keys: Vec<Digest>) -> Result<Vec<bool>, StoreError> {
+    /// Whether each key is asked about by another server now. Where somebody waits for them, those servers are told to store
+    /// what they have decided.
+    pub async fn asked_elsewhere(
+        &self,
+        keys: Vec<Digest>,
+        hurry: bool,
+    ) -> Result<Vec<bool>, StoreError> {
         let Place::Server(server) = &self.inner.place else {
             return Ok(vec![false; keys.len()]);
         };
         let owner = server.owner().to_owned();
-        self.read(move |c| elsewhere(c, &keys, &owner)).await
+        let channel = hurry.then(|| server.schema().to_owned());
+        self.read(move |c| elsewhere(c, &keys, &owner, channel.as_deref()))
+            .await
     }
 }
 
@@ -172,14 +179,24 @@ fn land(c: &Connection, keys: &HashSet<Digest>, owner: &str) -> db::Result<()> {
     server.query_typed(sql, &[&bytes(keys), &owner]).map(drop)
 }
 
-fn elsewhere(c: &Connection, keys: &[Digest], owner: &str) -> db::Result<Vec<bool>> {
+fn elsewhere(
+    c: &Connection,
+    keys: &[Digest],
+    owner: &str,
+    channel: Option<&str>,
+) -> db::Result<Vec<bool>> {
     let Connection::Postgres(server) = c else {
         return Err(Error::NoRows);
     };
-    let sql = format!(
-        "SELECT key FROM aloft WHERE key = ANY(?1) AND owner <> ?2 AND lease_until > {NOW}"
-    );
-    let found = server.query_typed(&sql, &[&bytes(keys), &owner])?;
+    let theirs = format!("FROM aloft WHERE key = ANY(?1) AND owner <> ?2 AND lease_until > {NOW}");
+    let found = match channel {
+        None => server.query_typed(&format!("SELECT key {theirs}"), &[&bytes(keys), &owner]),
+        Some(channel) => {
+            // Equal ones of one statement are sent once.
+            let sql = format!("SELECT key, CAST(pg_notify(?3, '') AS TEXT) {theirs}");
+            server.query_typed(&sql, &[&bytes(keys), &owner, &channel])
+        }
+    }?;
     let found: db::Result<HashSet<Digest>> =
         found.iter().map(|row| Row::Postgres(row).get(0)).collect();
     let found = found?;

@@ -13,6 +13,7 @@
 //! [`Store::erase_text`].
 
 mod aloft;
+mod append;
 mod backfills;
 mod backtests;
 #[cfg(test)]
@@ -76,7 +77,6 @@ pub use settling::{Fate, Settlement, Spent, Then};
 pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
-use crate::config::STORE_COMMIT_ROWS_MAX;
 use crate::waits::Wait;
 use datafusion::catalog::TableProvider;
 use db::Connection;
@@ -263,27 +263,6 @@ impl Store {
         .await
     }
 
-    /// Stores records; returns when they are on the disk. Records under a key that is already stored are dropped, except
-    /// a verdict after an undecided. Each run of [`STORE_COMMIT_ROWS_MAX`] records is stored whole or not at all. Dropping
-    /// the future does not stop what was handed to the writer.
-    ///
-    /// Panics if a record has both or neither of `label` and `reason`, or `violates` without `label`.
-    pub async fn append(&self, mut records: Vec<Record>) -> Result<(), StoreError> {
-        for record in &records {
-            assert!(
-                record.label.is_some() != record.reason.is_some()
-                    && record.label.is_some() == record.violates.is_some(),
-                "bug: a record is either a verdict or undecided: {record:?}"
-            );
-        }
-        while !records.is_empty() {
-            let rest = records.split_off(records.len().min(STORE_COMMIT_ROWS_MAX));
-            self.write(Work::Records(records)).await?;
-            records = rest;
-        }
-        Ok(())
-    }
-
     /// Stores a version of a policy. The same number with the same digest again is no error and changes nothing; with
     /// another digest it is [`StoreError::VersionTaken`].
     pub async fn append_version(&self, version: VersionRow) -> Result<(), StoreError> {
@@ -434,9 +413,11 @@ impl Inner {
     }
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {
-        let _waiting = self.waits.writes.begin(Instant::now());
+        // What waits because nobody does tells nothing of the store.
+        let awaited = !matches!(work, Work::Later(_));
+        let _waiting = awaited.then(|| self.waits.writes.begin(Instant::now()));
         match (&work, &self.appender) {
-            (Work::Records(_), Some(appender)) => appender.write(work).await,
+            (Work::Records(_) | Work::Later(_), Some(appender)) => appender.write(work).await,
             _ => self.writer.write(work).await,
         }
     }

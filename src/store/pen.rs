@@ -131,7 +131,9 @@ impl Pen {
                 }
                 done => done.map(|_| 0),
             },
-            Work::Records(records) => records.iter().try_for_each(|r| self.record(r)).map(|()| 0),
+            Work::Records(records) | Work::Later(records) => {
+                records.iter().try_for_each(|r| self.record(r)).map(|()| 0)
+            }
             Work::Overrides(rows) => rows
                 .iter()
                 .try_for_each(|r| facts::decide(c, r))

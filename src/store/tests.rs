@@ -1,6 +1,7 @@
 //! The store as a whole: what was appended is recalled, by everybody, whatever happened in between.
 
 use super::*;
+use crate::config::STORE_COMMIT_ROWS_MAX;
 use crate::store::bed::{Bed, on_both};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;

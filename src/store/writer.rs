@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(super) enum Work {
     /// Append verdicts and undecided.
     Records(Vec<Record>),
+    /// The same, which nobody waits for.
+    Later(Vec<Record>),
     /// Append a version of a policy.
     Version(Box<VersionRow>),
     /// Append people's labels.
@@ -46,7 +48,7 @@ pub(super) type Transaction = Box<dyn Fn(&Connection) -> db::Result<()> + Send>;
 impl Work {
     fn rows(&self) -> usize {
         match self {
-            Work::Records(records) => records.len(),
+            Work::Records(records) | Work::Later(records) => records.len(),
             Work::Overrides(overrides) => overrides.len(),
             _ => 1,
         }

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 /// How every connection is set.
 const SETTINGS: &str = "SET standard_conforming_strings = on; SET timezone = 'UTC'; \
@@ -43,6 +44,8 @@ pub(super) struct Server {
     runtime: Option<Runtime>,
     /// When the database's clock was looked at, and what it said.
     clock: Mutex<Option<(Instant, i64)>>,
+    /// Told when another server waits for what this one has not stored yet.
+    hurried: Arc<Notify>,
 }
 
 impl Drop for Server {
@@ -74,6 +77,7 @@ impl Server {
             address,
             runtime: Some(runtime),
             clock: Mutex::default(),
+            hurried: Arc::default(),
         };
         let connection = server.connect_once()?;
         schema::prepare(&connection, &server)?;
@@ -125,6 +129,12 @@ impl Server {
         self.runtime.as_ref().expect("bug: a store that was closed")
     }
 
+    /// What comes by a time, if it does.
+    fn until<T>(&self, due: Instant, comes: impl Future<Output = T>) -> Option<T> {
+        let waits = async { tokio::time::timeout_at(due.into(), comes).await.ok() };
+        self.runtime().block_on(waits)
+    }
+
     /// A new connection. One that cannot be had is tried for again for a while.
     pub(super) fn connect(&self) -> Result<Postgres, StoreError> {
         let begun = Instant::now();
@@ -141,11 +151,11 @@ impl Server {
     }
 
     fn connect_once(&self) -> Result<Postgres, StoreError> {
-        let address = self.address.clone();
+        let (address, told) = (self.address.clone(), Arc::clone(&self.hurried));
         let limit = Duration::from_secs(STORE_CONNECT_SECONDS);
         let opening = async move {
             let (config, roots) = (address.config(), address.sslrootcert.as_deref());
-            let opened = Connection::open(config, address.sslmode, roots);
+            let opened = Connection::open_told(config, address.sslmode, roots, Some(told));
             tokio::time::timeout(limit, opened).await
         };
         let unreachable = |why| StoreError::Unreachable {

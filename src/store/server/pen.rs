@@ -1,6 +1,7 @@
 //! A pen of a shared store: owns one connection that writes, and makes a lost one anew.
 //!
-//! Verdicts of everybody who waits go in one statement, which may be repeated. Anything else is a transaction of its own;
+//! Verdicts of everybody who waits go in one statement, which may be repeated; those that nobody waits for wait until they
+//! are many, or somebody does, here or on another server. Anything else is a transaction of its own;
 //! but for claims of work, which pass each other over, no two of those run at once, on any server, so that each finds
 //! what the one before it left, as in a file. A transaction that comes to nothing because of others, or because the
 //! connection is lost before its end, is made again. Where the answer to its end is lost, it is made again only if that
@@ -8,7 +9,10 @@
 
 use super::verdicts;
 use super::{Server, schema};
-use crate::config::{STORE_AGAIN_PAUSE_MS, STORE_APPEND_GAP_MS, STORE_RETRY_MS};
+use crate::config::{
+    STORE_AGAIN_PAUSE_MS, STORE_APPEND_GAP_MS, STORE_APPEND_LATER_MS, STORE_APPEND_LATER_ROWS,
+    STORE_COMMIT_ROWS_MAX, STORE_QUEUE_MAX, STORE_RETRY_MS,
+};
 use crate::store::db::postgres::Postgres;
 use crate::store::db::{self, Connection};
 use crate::store::error::StoreError;
@@ -16,10 +20,10 @@ use crate::store::facts;
 use crate::store::judges::Judges;
 use crate::store::records::{OverrideRow, Record};
 use crate::store::users;
-use crate::store::writer::{Command, Outcome, Work, gathered};
+use crate::store::writer::{Command, Outcome, Work};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::types::ToSql;
 
 /// What the thread owns.
@@ -30,6 +34,39 @@ pub(in crate::store) struct Pen {
     judges: Judges,
     /// When verdicts were last stored.
     stored: Option<Instant>,
+}
+
+/// Verdicts that are not stored yet, and who waits for which.
+#[derive(Default)]
+struct Held {
+    records: Vec<Vec<Record>>,
+    waiting: Vec<oneshot::Sender<Outcome>>,
+    rows: usize,
+    /// Whether somebody waits for more than to be told.
+    urgent: bool,
+}
+
+impl Held {
+    fn push(&mut self, records: Vec<Record>, done: oneshot::Sender<Outcome>, urgent: bool) {
+        self.rows += records.len();
+        self.urgent |= urgent;
+        self.records.push(records);
+        self.waiting.push(done);
+    }
+
+    /// When they are to be stored, by when verdicts were stored last: what comes meanwhile goes with them.
+    fn due(&self, stored: Option<Instant>) -> Option<Instant> {
+        if self.records.is_empty() {
+            return None;
+        }
+        let gap = match self.rows {
+            rows if rows >= STORE_COMMIT_ROWS_MAX => 0,
+            rows if self.urgent || rows >= STORE_APPEND_LATER_ROWS => STORE_APPEND_GAP_MS,
+            _ => STORE_APPEND_LATER_MS,
+        };
+        let due = stored.map(|stored| stored + Duration::from_millis(gap));
+        Some(due.unwrap_or_else(Instant::now))
+    }
 }
 
 /// What a transaction came to, where it came to its end.
@@ -51,54 +88,79 @@ impl Pen {
 
     /// Works until nobody can ask any more.
     pub(in crate::store) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        while let Some(first) = queue.blocking_recv() {
-            if matches!(first.work, Work::Records(_)) {
-                self.wait();
-            }
-            let group = gathered(first, &mut queue);
-            self.answer(group);
-        }
-    }
-
-    /// Until verdicts may be stored again: what comes meanwhile goes with them.
-    fn wait(&self) {
-        let gap = Duration::from_millis(STORE_APPEND_GAP_MS);
-        let rest = self
-            .stored
-            .and_then(|stored| gap.checked_sub(stored.elapsed()));
-        if let Some(rest) = rest {
-            std::thread::sleep(rest);
-        }
-    }
-
-    fn answer(&mut self, group: Vec<Command>) {
-        let (mut records, mut waiting) = (Vec::new(), Vec::new());
-        let mut others = Vec::new();
-        for Command { work, done } in group {
-            match work {
-                Work::Records(some) => {
-                    records.push(some);
-                    waiting.push(done);
+        let mut held = Held::default();
+        loop {
+            let next = match held.due(self.stored) {
+                None => queue.blocking_recv(),
+                Some(due) if due <= Instant::now() => {
+                    // With whatever else is there by now.
+                    for _ in 0..STORE_QUEUE_MAX {
+                        match queue.try_recv() {
+                            Ok(next) if held.rows < STORE_COMMIT_ROWS_MAX => {
+                                self.take(next, &mut held);
+                            }
+                            Ok(next) => {
+                                self.write_down(&mut held);
+                                self.take(next, &mut held);
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.write_down(&mut held);
+                    continue;
                 }
-                work => others.push((work, done)),
-            }
+                Some(due) => {
+                    let comes = async {
+                        tokio::select! {
+                            next = queue.recv() => Some(next),
+                            () = self.server.hurried.notified() => None,
+                        }
+                    };
+                    match self.server.until(due, comes) {
+                        Some(Some(next)) => next,
+                        Some(None) => {
+                            held.urgent = true;
+                            continue;
+                        }
+                        None => continue,
+                    }
+                }
+            };
+            let Some(next) = next else {
+                self.write_down(&mut held);
+                return;
+            };
+            self.take(next, &mut held);
         }
-        // Whoever asked may have gone; what was committed stays.
+    }
+
+    /// Verdicts are held for a while; anything else is done.
+    fn take(&mut self, Command { work, done }: Command, held: &mut Held) {
+        match work {
+            Work::Records(records) => held.push(records, done, true),
+            Work::Later(records) => held.push(records, done, false),
+            // Whoever asked may have gone; what was committed stays.
+            work => drop(done.send(self.work(work))),
+        }
+    }
+
+    /// Stores what is held, and tells whoever waits.
+    fn write_down(&mut self, held: &mut Held) {
+        let Held {
+            records, waiting, ..
+        } = std::mem::take(held);
         for (done, outcome) in waiting.into_iter().zip(self.store(&records)) {
             let _ = done.send(outcome);
-        }
-        for (work, done) in others {
-            let _ = done.send(self.work(work));
         }
     }
 
     /// Stores everybody's verdicts, or where that fails each one's for themselves.
     fn store(&mut self, groups: &[Vec<Record>]) -> Vec<Outcome> {
-        if groups.is_empty() {
-            return Vec::new();
+        let all: Vec<&Record> = groups.iter().flatten().collect();
+        if all.is_empty() {
+            return vec![Ok(0); groups.len()];
         }
         self.stored = Some(Instant::now());
-        let all: Vec<&Record> = groups.iter().flatten().collect();
         match self.appended(&all) {
             Err(StoreError::Failed { .. }) if groups.len() > 1 => groups
                 .iter()
@@ -167,8 +229,11 @@ impl Pen {
     fn connected(&self) -> Result<Connection, StoreError> {
         let connection = self.server.connect()?;
         // Whoever is cut off in the middle of something must not keep the others from it.
+        // Others say there that they wait for what is not stored yet.
+        let channel = self.server.schema().replace('"', "\"\"");
         let settings = format!(
-            "SET idle_in_transaction_session_timeout = {STORE_RETRY_MS}; SET lock_timeout = {STORE_RETRY_MS}"
+            "SET idle_in_transaction_session_timeout = {STORE_RETRY_MS}; SET lock_timeout = {STORE_RETRY_MS};
+             LISTEN \"{channel}\""
         );
         connection
             .batch(&settings)
@@ -226,10 +291,7 @@ fn transact(connection: &Connection, begin: &str, work: &Work) -> Result<End, Fa
 
 /// Whether doing it twice is doing it once.
 fn is_same_again(work: &Work) -> bool {
-    matches!(
-        work,
-        Work::Records(_) | Work::Version(_) | Work::PutUser(_) | Work::Erase(_)
-    )
+    matches!(work, Work::Version(_) | Work::PutUser(_) | Work::Erase(_))
 }
 
 fn within(c: &Connection, server: &Postgres, work: &Work) -> db::Result<End> {
@@ -240,7 +302,7 @@ fn within(c: &Connection, server: &Postgres, work: &Work) -> db::Result<End> {
                 false => End::Taken,
             });
         }
-        Work::Records(_) => unreachable!("bug: verdicts are stored apart"),
+        Work::Records(_) | Work::Later(_) => unreachable!("bug: verdicts are stored apart"),
         Work::Overrides(rows) => overrides(server, rows).map(|()| 0),
         Work::Query(query) => facts::query(c, query),
         Work::Calibration(row) => facts::calibration(c, row),
@@ -278,4 +340,38 @@ fn overrides(server: &Postgres, rows: &[OverrideRow]) -> db::Result<()> {
         &policies, &digests, &texts, &labels, &reviewers, &notes, &at, &violates,
     ];
     server.query_typed(sql, &values).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_wait_for_others_as_long_as_somebody_can() {
+        let (ms, stored) = (Duration::from_millis, Instant::now());
+        let record = crate::store::tests::verdict;
+        // How many records, whether somebody waits, after which time they are stored.
+        for (rows, urgent, gap) in [
+            (1, true, STORE_APPEND_GAP_MS),
+            (1, false, STORE_APPEND_LATER_MS),
+            (STORE_APPEND_LATER_ROWS - 1, false, STORE_APPEND_LATER_MS),
+            (STORE_APPEND_LATER_ROWS, false, STORE_APPEND_GAP_MS),
+            (STORE_COMMIT_ROWS_MAX, false, 0),
+            (0, true, STORE_APPEND_GAP_MS),
+        ] {
+            let mut held = Held::default();
+            assert_eq!(held.due(Some(stored)), None);
+            let records = (0..rows as u64).map(record).collect();
+            held.push(records, oneshot::channel().0, urgent);
+            assert_eq!(held.due(Some(stored)), Some(stored + ms(gap)), "{rows}");
+            assert!(
+                held.due(None) <= Some(Instant::now()),
+                "none was stored yet"
+            );
+            // Somebody hurries.
+            held.push(Vec::new(), oneshot::channel().0, true);
+            let soon = stored + ms(gap.min(STORE_APPEND_GAP_MS));
+            assert_eq!(held.due(Some(stored)), Some(soon), "{rows}");
+        }
+    }
 }

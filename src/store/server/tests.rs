@@ -479,7 +479,7 @@ async fn a_key_is_asked_about_by_one_server() {
     let (theirs, mine) = there.take_off(keys.clone()).await.unwrap();
     // Two are asked about, one is decided.
     assert_eq!(mine, [false, false, true, false]);
-    let elsewhere = || there.asked_elsewhere(keys.clone());
+    let elsewhere = || there.asked_elsewhere(keys.clone(), false);
     assert_eq!(elsewhere().await.unwrap(), [true, true, false, false]);
     // A verdict gives its key up, and so does whoever gives up.
     here.append(vec![verdict(0)]).await.unwrap();
@@ -495,7 +495,7 @@ async fn a_key_is_asked_about_by_one_server() {
     let client = beside(&url).await;
     let late = "UPDATE aloft SET lease_until = 1";
     client.batch_execute(late).await.unwrap();
-    let by_there = || here.asked_elsewhere(keys.clone());
+    let by_there = || here.asked_elsewhere(keys.clone(), true);
     assert_eq!(by_there().await.unwrap(), [false; 4]);
     let (held, Place::Server(server)) = (keys.clone(), &there.inner.place) else {
         panic!("a shared store is a file");
@@ -511,4 +511,42 @@ async fn a_key_is_asked_about_by_one_server() {
     let file = Store::ephemeral().unwrap();
     let (_aloft, mine) = file.take_off(keys.clone()).await.unwrap();
     assert_eq!(mine, [true; 4]);
+}
+
+/// What nobody waits for waits for others, and goes with whoever cannot wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verdicts_that_nobody_waits_for_are_stored_together() {
+    let Some(url) = shared::url() else { return };
+    let (store, there) = (Store::shared(&url).unwrap(), Store::shared(&url).unwrap());
+    let client = beside(&url).await;
+    // Which transactions have stored the verdicts of these numbers.
+    let transactions = async |numbers: std::ops::Range<u64>| -> HashSet<String> {
+        let keys: Vec<Vec<u8>> = numbers.map(|n| key(n).to_vec()).collect();
+        let sql = "SELECT CAST(xmin AS TEXT) FROM verdicts WHERE verdict_digest = ANY($1)";
+        let rows = client.query(sql, &[&keys]).await.unwrap();
+        assert_eq!(rows.len(), keys.len(), "each is stored");
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    store.append(vec![verdict(0)]).await.unwrap();
+    for (numbers, by) in [(1..4, "nobody"), (4..7, "here"), (7..10, "elsewhere")] {
+        let keys: Vec<Digest> = numbers.clone().map(key).collect();
+        let (_aloft, mine) = store.take_off(keys.clone()).await.unwrap();
+        assert_eq!(mine, [true; 3]);
+        let later = numbers
+            .clone()
+            .map(|n| store.append_later(vec![verdict(n)]));
+        let later = futures::future::join_all(later);
+        let (stored, ()) = tokio::join!(later, async {
+            match by {
+                "here" => store.hurry(),
+                // Until they are stored.
+                "elsewhere" => {
+                    while there.asked_elsewhere(keys.clone(), true).await.unwrap() != [false; 3] {}
+                }
+                _ => {}
+            }
+        });
+        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+        assert_eq!(transactions(numbers).await.len(), 1, "hurried {by}");
+    }
 }
