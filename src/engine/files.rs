@@ -14,7 +14,7 @@ mod text;
 
 pub(super) use formats::{INFERRED, nullable, register};
 pub(super) use patterns::matching;
-pub(super) use source::of_parquet;
+pub(super) use source::{can_be_sent, of_parquet, plain, told};
 
 use super::delta;
 use super::roots::Roots;
