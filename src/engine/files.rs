@@ -9,12 +9,14 @@ mod formats;
 mod groups;
 mod patterns;
 mod records;
+mod sent;
 mod source;
 mod text;
 
 pub(super) use formats::{INFERRED, nullable, register};
 pub(super) use patterns::matching;
-pub(super) use source::{can_be_sent, of_parquet, plain, told};
+pub(super) use sent::{can_be_sent, plain, told};
+pub(super) use source::of_parquet;
 
 use super::delta;
 use super::roots::Roots;

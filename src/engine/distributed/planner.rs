@@ -14,6 +14,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
+use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -93,12 +94,10 @@ impl Planner {
             return Ok(None);
         }
         let (tasks, config) = (self.workers.tasks(), session.config());
-        let Some(mut cut) = fragment::cut(&plan, tasks, &statement, config)? else {
+        let Some(cut) = fragment::cut(&plan, tasks, &statement, config)? else {
             return Ok(None);
         };
-        if cut.output_partitioning().partition_count() > 1 {
-            cut = Arc::new(CoalescePartitionsExec::new(cut));
-        }
+        let cut = gathered(cut)?;
         let mut numbered = SessionStateBuilder::new()
             .with_query_planner(Arc::new(Given(cut)))
             .with_distributed_planner();
@@ -123,6 +122,18 @@ impl Planner {
             && settings.max_undecided_ratio >= 1.0
             && !limited
     }
+}
+
+/// The plan with one partition: what has stages runs once.
+fn gathered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(analyze) = plan.downcast_ref::<AnalyzeExec>() {
+        let input = gathered(Arc::clone(analyze.input()))?;
+        return plan.with_new_children(vec![input]);
+    }
+    Ok(match plan.output_partitioning().partition_count() {
+        1 => plan,
+        _ => Arc::new(CoalescePartitionsExec::new(plan)),
+    })
 }
 
 /// Gives one plan, whatever it is asked.

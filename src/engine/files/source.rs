@@ -14,12 +14,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource,
-};
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::execution::TaskContext;
 use datafusion::object_store::ObjectStore;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
@@ -29,7 +25,7 @@ use datafusion::physical_expr::{
 };
 use datafusion::physical_plan::filter_pushdown::FilterPushdownPropagation;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, SortOrderPushdownResult};
+use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -257,70 +253,6 @@ impl Source {
         let name = |index: usize| Some(fields.get(index)?.name().clone());
         read.into_iter().filter_map(name).collect()
     }
-}
-
-/// The scan of files that an operator is, and our part of it.
-fn scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &Source)> {
-    let scan = plan.downcast_ref::<DataSourceExec>()?;
-    let config = scan.data_source().downcast_ref::<FileScanConfig>()?;
-    Some((config, config.file_source().downcast_ref::<Source>()?))
-}
-
-/// Whether it is a scan of Parquet files that another process can do, a part each. Of other formats not all that says how
-/// they are read can be written down.
-pub(in crate::engine) fn can_be_sent(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    scan(plan).is_some_and(|(config, source)| {
-        source.about.parquet && config.limit.is_none() && config.output_ordering.is_empty()
-    })
-}
-
-/// The scan as DataFusion makes it, and whether its columns come from the files.
-pub(in crate::engine) fn plain(
-    plan: &Arc<dyn ExecutionPlan>,
-) -> Option<(Arc<dyn ExecutionPlan>, bool)> {
-    let (config, source) = scan(plan)?;
-    let config = FileScanConfigBuilder::from(config.clone())
-        .with_source(Arc::clone(&source.inner))
-        .build();
-    Some((
-        DataSourceExec::from_data_source(config),
-        source.about.inferred,
-    ))
-}
-
-/// Such a scan of Parquet files as one of ours again, in the process that will do it.
-///
-/// # Errors
-/// The files are where nobody may read; it is no such scan.
-pub(in crate::engine) fn told(
-    plan: &Arc<dyn ExecutionPlan>,
-    inferred: bool,
-    context: &TaskContext,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let scan = plan.downcast_ref::<DataSourceExec>();
-    let config = scan.and_then(|s| s.data_source().downcast_ref::<FileScanConfig>());
-    let Some(config) = config else {
-        return internal_err!("a scan of files that is none");
-    };
-    let about = About {
-        store: context
-            .runtime_env()
-            .object_store(&config.object_store_url)?,
-        base: config.object_store_url.to_string(),
-        text: None,
-        parquet: true,
-        inferred,
-        lenient: false,
-        tally: None,
-    };
-    let source = Source {
-        inner: Arc::clone(config.file_source()),
-        about: Arc::new(about),
-    };
-    let config = FileScanConfigBuilder::from(config.clone())
-        .with_source(Arc::new(source))
-        .build();
-    Ok(DataSourceExec::from_data_source(config))
 }
 
 impl FileSource for Source {
