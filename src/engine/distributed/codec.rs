@@ -57,12 +57,12 @@ struct Asked {
 
 /// The statement of a task, which its operators share: made by the first that says its settings.
 #[derive(Debug, Default)]
-pub(super) struct Account(OnceLock<Arc<Statement>>);
+pub(super) struct TaskStatement(OnceLock<Arc<Statement>>);
 
-impl Account {
-    fn of(context: &TaskContext) -> Result<Arc<Account>> {
-        let account = context.session_config().get_extension::<Account>();
-        account.ok_or_else(|| internal_datafusion_err!("a plan is read by who is no worker"))
+impl TaskStatement {
+    fn of(context: &TaskContext) -> Result<Arc<TaskStatement>> {
+        let own = context.session_config().get_extension::<TaskStatement>();
+        own.ok_or_else(|| internal_datafusion_err!("a plan is read by who is no worker"))
     }
 
     fn begun(&self, settings: SafeguardSettings) -> Arc<Statement> {
@@ -165,16 +165,16 @@ impl Codec {
                     questions: questions.collect::<Result<_>>()?,
                     added: added.into_iter().map(column).collect(),
                 };
-                let account = Account::of(reading.context)?;
-                let statement = account.begun(settings_of(settings)?);
+                let task = TaskStatement::of(reading.context)?;
+                let statement = task.begun(settings_of(settings)?);
                 let classifier = Arc::clone(&self.classifier);
                 let classify = ClassifyExec::of(parts, input, classifier, statement)?;
                 Ok(Arc::new(classify))
             }
             Node::Report { account: false } => Ok(Arc::new(ReportExec::of_faults(input()?))),
             Node::Report { account: true } => {
-                let account = Account::of(reading.context)?;
-                let statement = account.begun(SafeguardSettings::default());
+                let task = TaskStatement::of(reading.context)?;
+                let statement = task.begun(SafeguardSettings::default());
                 Ok(Arc::new(ReportExec::of_account(input()?, statement)))
             }
             Node::Scan { plan, inferred } => {

@@ -13,7 +13,7 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
+use datafusion::logical_expr::{ExplainFormat, LogicalPlan, PlanType, StringifiedPlan};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::explain::ExplainExec;
@@ -61,6 +61,13 @@ impl QueryPlanner for Planner {
         if let LogicalPlan::Explain(explain) = logical
             && let Some(shown) = plan.downcast_ref::<ExplainExec>()
         {
+            // Other formats are documents in which stages have no place.
+            if !matches!(
+                explain.explain_format,
+                ExplainFormat::Indent | ExplainFormat::Tree
+            ) {
+                return Ok(plan);
+            }
             let inner = self
                 .inner
                 .create_physical_plan(&explain.plan, session)

@@ -4,7 +4,7 @@
 //! one, is let in nowhere. Every task begins with the policies that are in the store by then.
 
 use super::channel::Channels;
-use super::codec::{Account, Codec};
+use super::codec::{Codec, TaskStatement};
 use super::faults::pack;
 use super::identity;
 use crate::config::{WORKER_KEEPALIVE_MS, WORKER_SILENCE_MS, WorkerListen};
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext, WorkerSessionBuilder};
-use safeguard_udfs::{Classifier, install};
+use safeguard_udfs::install;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -92,6 +92,7 @@ impl WorkerServer {
 struct Door(Option<blake3::Hash>);
 
 impl Door {
+    #[allow(clippy::result_large_err)]
     fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
         let Some(wanted) = self.0 else {
             return Ok(request);
@@ -122,10 +123,10 @@ impl WorkerSessionBuilder for Tasks {
         learned.map_err(|e| pack(e.into(), None))?;
         let mut builder = context.builder;
         let config = computing(builder.config().take().unwrap_or_default())
-            .with_extension(Arc::new(Account::default()))
+            .with_extension(Arc::new(TaskStatement::default()))
             .with_distributed_user_codec(Codec::new(&self.engine))
             .with_distributed_channel_resolver(self.channels.clone());
-        let classifier: Arc<dyn Classifier> = Arc::clone(&self.engine.classifier) as _;
+        let classifier = Arc::clone(&self.engine.classifier);
         Ok(install(builder.with_config(config), classifier).build())
     }
 }
