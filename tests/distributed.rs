@@ -3,6 +3,8 @@
 //!
 //! Coordinator and workers share a store, and each has a backend that is a script and counts.
 
+mod program;
+
 use crate::auto::{PUBLISH, Script};
 use crate::slt::rows;
 use crate::stores;
@@ -122,6 +124,9 @@ impl Fleet {
 async fn coordinator(store: &Store, backend: Arc<dyn Backend>, urls: Vec<Url>) -> Session {
     let engine = engine(store, backend).await;
     let engine = engine.with_workers(urls, None).await.unwrap();
+    // Tables that another one made.
+    let warned = engine.restore(&engine.session("ann")).await.unwrap();
+    assert_eq!(warned, Vec::<String>::new());
     engine.session("ann")
 }
 
@@ -259,7 +264,6 @@ async fn what_one_process_has_to_do_stays_one_process_s() {
     }
     // No workers, no difference; and with them, statements that nobody else can do.
     let none = coordinator(&fleet.store, fleet.scripts[2].clone(), Vec::new()).await;
-    tables(&none, fleet.dir.path()).await;
     for sql in STATEMENTS {
         assert_eq!(plan(&none, sql).await, plan(&one, sql).await, "{sql}");
     }
@@ -334,7 +338,6 @@ async fn a_worker_that_cannot_be_asked_says_why() {
         .map(|(w, state, says)| (w.url.clone(), *state, *says));
     for (address, sqlstate, says) in addresses.chain([(gone, "08001", "cannot reach")]) {
         let session = coordinator(&fleet.store, own(), vec![address]).await;
-        tables(&session, fleet.dir.path()).await;
         let error = run(&session, STATEMENTS[0]).await.unwrap_err();
         assert_eq!(error.sqlstate(), sqlstate, "{error}");
         assert!(error.to_string().contains(says), "{sqlstate}: {error}");
@@ -416,7 +419,6 @@ async fn a_statement_that_is_given_up_is_given_up_by_its_workers() {
     let holding = engine(&fleet.store, backend.clone()).await;
     let worker = Worker::start(&holding, None).await;
     let session = coordinator(&fleet.store, Script::new("one"), vec![worker.url.clone()]).await;
-    tables(&session, fleet.dir.path()).await;
     let running = tokio::spawn(async move { run(&session, STATEMENTS[0]).await });
     until(&backend.with_it, |n| *n > 0).await;
     running.abort();
@@ -460,7 +462,6 @@ async fn a_worker_that_is_lost_fails_the_statement_and_no_verdict() {
         relay(lost.url.clone(), cut.clone()).await,
     ];
     let session = coordinator(&fleet.store, Script::new("one"), urls).await;
-    tables(&session, fleet.dir.path()).await;
     let running = tokio::spawn(async move { run(&session, STATEMENTS[0]).await });
     until(&backend.asked, |n| *n >= 3).await;
     cut.cancel();

@@ -434,9 +434,9 @@ impl Settling {
 mod tests {
     use super::*;
     use datafusion::arrow::array::Int64Array;
-    use datafusion::datasource::memory::MemorySourceConfig;
     use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
+    use datafusion_datasource::memory::MemorySourceConfig;
     use safeguard_udfs::SafeguardSettings;
 
     fn numbers() -> Arc<dyn ExecutionPlan> {
