@@ -214,7 +214,9 @@ impl Tally {
 
     /// Counts what was counted for this statement elsewhere; its time is its own.
     pub fn absorb(&self, more: &Summary) {
-        let add = |counter: &AtomicU64, n: u64| drop(counter.fetch_add(n, Relaxed));
+        let add = |counter: &AtomicU64, n: u64| {
+            counter.fetch_add(n, Relaxed);
+        };
         add(&self.rows, more.rows);
         add(&self.distinct_texts, more.distinct_texts);
         add(&self.recalled, more.recalled);
