@@ -23,7 +23,9 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     DistributedCodec, DistributedLeafExec, NetworkCoalesceExec, NetworkShuffleExec,
@@ -74,7 +76,7 @@ impl Cutter<'_> {
             children.push(cut.unwrap_or_else(|| Arc::clone(child)));
         }
         match changed {
-            true => Ok(Some(Arc::clone(plan).with_new_children(children)?)),
+            true => Ok(Some(with_children(plan, children)?)),
             false => Ok(None),
         }
     }
@@ -90,6 +92,12 @@ impl Cutter<'_> {
             }
         }
     }
+}
+
+/// The same operator over others.
+pub(super) fn with_children(plan: &Plan, children: Vec<Plan>) -> Result<Plan> {
+    let anew = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::clone(plan).replace_children(children, anew)
 }
 
 /// Whether operators below `plan` may be stopped early.
@@ -181,7 +189,7 @@ fn over(node: &Plan, input: Plan) -> Result<Plan> {
     }
     match node.downcast_ref::<ClassifyExec>() {
         Some(classify) => Ok(Arc::new(classify.alone(input))),
-        None => Arc::clone(node).with_new_children(vec![input]),
+        None => with_children(node, vec![input]),
     }
 }
 

@@ -135,7 +135,7 @@ impl Planner {
 fn gathered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(analyze) = plan.downcast_ref::<AnalyzeExec>() {
         let input = gathered(Arc::clone(analyze.input()))?;
-        return plan.with_new_children(vec![input]);
+        return fragment::with_children(&plan, vec![input]);
     }
     Ok(match plan.output_partitioning().partition_count() {
         1 => plan,
