@@ -17,8 +17,8 @@
 //! # What is not sent
 //!
 //! A plan stays as it is where an account that only one process can keep is asked for: `max_rows`, `max_tokens`,
-//! `max_seconds`, `max_undecided_ratio` below 1, `answer` other than `wait`, a role with limits of a day. Also where rows
-//! are wanted in an order or only some of them (a LIMIT ends early here), where a function is not DataFusion's own, and where
+//! `max_seconds`, `max_undecided_ratio` below 1, `answer` other than `wait`, a role with limits of a day. Also where
+//! only some rows are wanted (a LIMIT ends early here), where a function is not DataFusion's own, and where
 //! the connection changed how values are computed (`datafusion.execution.*`).
 //!
 //! # What has to be the same

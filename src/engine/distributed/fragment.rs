@@ -172,13 +172,13 @@ impl<'a> Fragment<'a> {
         plan = Arc::new(NetworkCoalesceExec::try_new(plan, cutter.tasks, 1)?);
         plan = Arc::new(CoalescePartitionsExec::new(plan));
         let statement = Arc::clone(cutter.statement);
-        let schema = self.nodes[0].schema();
-        Ok(Arc::new(SettleExec::new(
-            plan,
-            schema,
-            statement,
-            cutter.tasks,
-        )))
+        let (schema, order) = (self.nodes[0].schema(), self.nodes[0].output_ordering());
+        plan = Arc::new(SettleExec::new(plan, schema, statement, cutter.tasks));
+        // Files that are sorted are read in their order, on which somebody above may rely.
+        Ok(match order.cloned() {
+            Some(order) => Arc::new(SortExec::new(order, plan)),
+            None => plan,
+        })
     }
 }
 
@@ -205,9 +205,10 @@ fn passes(node: &Plan) -> bool {
     if node.fetch().is_some() {
         return false;
     }
-    let asks = node.downcast_ref::<ClassifyExec>();
-    let asks = asks.is_some_and(|c| !c.is_ordered() && node.output_ordering().is_none());
-    let known = asks || gathers(node) || node.is::<FilterExec>() || node.is::<ProjectionExec>();
+    let known = node.is::<ClassifyExec>()
+        || gathers(node)
+        || node.is::<FilterExec>()
+        || node.is::<ProjectionExec>();
     known && is_portable(node)
 }
 
@@ -284,6 +285,7 @@ fn split(scan: &Plan, tasks: usize) -> Result<(Plan, usize)> {
         let mut own = config.clone();
         own.file_groups = groups.into_iter().map(FileGroup::new).collect();
         own.output_partitioning = None;
+        own.output_ordering = Vec::new();
         DataSourceExec::from_data_source(own) as Plan
     });
     let leaf = DistributedLeafExec::try_new(Arc::clone(scan), variants)?;

@@ -20,9 +20,7 @@ fn scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&FileScanConfig, &Source)> {
 /// Whether it is a scan of Parquet files that another process can do, a part each. Of other formats not all that says how
 /// they are read can be written down.
 pub(in crate::engine) fn can_be_sent(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    scan(plan).is_some_and(|(config, source)| {
-        source.about.parquet && config.limit.is_none() && config.output_ordering.is_empty()
-    })
+    scan(plan).is_some_and(|(config, source)| source.about.parquet && config.limit.is_none())
 }
 
 /// The scan as DataFusion makes it, and whether its columns come from the files.
