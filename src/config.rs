@@ -463,9 +463,11 @@ pub fn device_choice() -> Result<DeviceChoice, String> {
     )
 }
 
-/// What is logged to stderr: `SAFEGUARD_LOG` (for example `info,safeguard=debug`), else warnings.
+/// What is logged to stderr: `SAFEGUARD_LOG` (for example `info,safeguard=debug`), else warnings; those of the reader of
+/// Delta's log are left out, because each is the error of a statement too.
 pub fn log_filter() -> String {
-    std::env::var("SAFEGUARD_LOG").unwrap_or_else(|_| "warn".to_owned())
+    std::env::var("SAFEGUARD_LOG")
+        .unwrap_or_else(|_| "warn,buoyant_kernel=off,buoyant_kernel_engine=off".to_owned())
 }
 
 /// Where models with names are kept: `SAFEGUARD_MODELS`, else `safeguard/models` in the user's folder for data.

@@ -36,10 +36,10 @@ pub use session::{End, Ended, Guard, Running, Session};
 
 use crate::backend::endpoint::{Endpoint, is_address};
 use crate::backend::local::Local;
-use crate::backend::{Backend, ModelIdentity};
-use crate::classify;
+use crate::backend::{Backend, ModelIdentity, Places};
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
+use crate::classify::{self, Waits};
 use crate::config::{Config, RolesLimits, endpoint_access, worker_token, worker_urls};
 use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
@@ -90,6 +90,8 @@ pub struct Engine {
     limits: Arc<DayLimits>,
     /// Other processes that classify, if any.
     workers: Option<Workers>,
+    backend: Arc<dyn Backend>,
+    waits: Arc<Waits>,
 }
 
 impl Engine {
@@ -195,11 +197,13 @@ impl Engine {
         let store_jobs = store.cron_provider();
         let model = backend.model().clone();
         let limits = Arc::new(DayLimits::new(store.clone()));
+        let waits = Arc::<Waits>::default();
         let classifier = classify::stack(
             Arc::clone(&policies),
             store.clone(),
-            backend,
+            Arc::clone(&backend),
             Arc::clone(&limits),
+            Arc::clone(&waits),
         );
         let objects = Arc::<Stores>::default();
         let engine = Engine {
@@ -221,6 +225,8 @@ impl Engine {
             procedures: Arc::default(),
             limits,
             workers: None,
+            backend,
+            waits,
         };
         // Views are of the shared schema, so that the first session makes them for all.
         let session = engine.session("safeguard");
@@ -282,6 +288,16 @@ impl Engine {
     /// What each role may ask in a day.
     pub fn limits(&self) -> &Arc<DayLimits> {
         &self.limits
+    }
+
+    /// What was waited for on the way to verdicts, by everybody.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// How many questions the model takes at once, where it is on servers.
+    pub fn places(&self) -> Option<Places> {
+        self.backend.places()
     }
 
     /// The verdict store.

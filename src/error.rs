@@ -167,6 +167,7 @@ fn of_store(error: &StoreError) -> &'static str {
     match error {
         StoreError::Busy { .. } => "55P03",
         StoreError::TooManyReaders { .. } => "53300",
+        StoreError::InUse { .. } => "55006",
         StoreError::Unreachable { .. } => "08006",
         StoreError::Denied { .. } => "28000",
         StoreError::Unsure { .. } => "40003",

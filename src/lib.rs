@@ -13,7 +13,7 @@
 //! | floor | |
 //! |---|---|
 //! | 0 | `safeguard-udfs`: SQL meets the port [`safeguard_udfs::Classifier`] |
-//! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML · [`postgres`]: the way to a PostgreSQL server |
+//! | 1 | [`config`]: settings and every limit by name · [`report`]: pages of HTML · [`postgres`]: the way to a PostgreSQL server · [`waits`]: what work waits for, and how long |
 //! | 2 | [`policy`]: texts, versions, golden sets · [`model`]: gpt-oss; its kernels are a crate in `model/kernels` · [`screen`]: statistics that clear or escalate, and what they may claim · [`store`]: verdicts in a file, or in a database that servers share |
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name · [`content`]: databases that are attached, object stores |
@@ -58,3 +58,4 @@ pub mod report;
 pub mod screen;
 pub mod server;
 pub mod store;
+pub mod waits;

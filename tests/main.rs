@@ -12,6 +12,8 @@ mod clients;
 mod cron;
 /// Delta tables, kept and filled with labels.
 mod delta;
+/// Examples of deployments.
+mod deployments;
 /// Statements that classify at workers.
 mod distributed;
 /// A model on servers, against a double.

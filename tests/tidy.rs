@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A module imports only modules of lower floors.
-const FLOORS: [(&str, u32); 18] = [
+const FLOORS: [(&str, u32); 19] = [
     ("config", 1),
     ("postgres", 1),
     ("report", 1),
+    ("waits", 1),
     ("policy", 2),
     ("model", 2),
     ("screen", 2),

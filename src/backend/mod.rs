@@ -13,7 +13,7 @@ pub mod local;
 mod nano;
 mod prefixes;
 mod queue;
-mod schedule;
+pub mod schedule;
 
 use crate::config::ANALYSIS_TOKENS_MAX;
 use safeguard_udfs::{Effort, Lane, Mode};
@@ -59,9 +59,27 @@ pub trait Backend: Debug + Send + Sync + 'static {
         }
     }
 
+    /// How many prompts are taken at once, where somebody else decides that.
+    fn places(&self) -> Option<Places> {
+        None
+    }
+
     /// The reply to one prompt. Waits where too many are in flight; dropping the future cancels the work. The reply does
     /// not depend on what else is in flight.
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError>;
+}
+
+/// How much the servers of a model have in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// Prompts that are at one of them.
+    pub in_hand: usize,
+    /// Prompts that they bear at once, as far as is known.
+    pub most: usize,
+    /// How many there are.
+    pub servers: usize,
+    /// Of these, how many are not left alone because they failed.
+    pub well: usize,
 }
 
 /// Who answers, precisely enough to be part of a verdict's key.

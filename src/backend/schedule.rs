@@ -26,60 +26,63 @@ mod tests;
 
 use lanes::Waiting;
 use safeguard_udfs::Lane;
-pub(super) use step::Part;
+pub use step::Part;
 
 /// Names a row.
-pub(super) type RowId = u64;
+pub type RowId = u64;
 /// Names a policy's prefix.
-pub(super) type PrefixId = u64;
+pub type PrefixId = u64;
 /// Bytes that a sequence of `.1` tokens keeps beside the `.0` that it shares with others.
-pub(super) type Bytes<'a> = &'a dyn Fn(usize, usize) -> usize;
+pub type Bytes<'a> = &'a dyn Fn(usize, usize) -> usize;
 
 /// What a schedule keeps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub struct Limits {
     /// Tokens of one step; at least twice `rows`, and `rows` and the longest branch of labels.
-    pub(super) step_tokens: usize,
+    pub step_tokens: usize,
     /// Rows that run.
-    pub(super) rows: usize,
+    pub rows: usize,
     /// Of these, places that backfill rows leave free; fewer than `rows`.
-    pub(super) kept: usize,
+    pub kept: usize,
     /// Bytes reserved for running rows and their prefixes.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// Waiting rows of a lane that are sorted together.
-    pub(super) window: usize,
+    pub window: usize,
     /// Tokens behind its prompt that a row is given room for when it begins, at most; later it grows.
-    pub(super) expected: usize,
+    pub expected: usize,
     /// One in this many is the backfill lane's, of admissions and of the prompts' tokens; at least 2.
-    pub(super) share: usize,
+    pub share: usize,
 }
 
 /// A row that asks to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Arrival {
-    pub(super) row: RowId,
-    pub(super) lane: Lane,
-    pub(super) prefix: PrefixId,
+pub struct Arrival {
+    /// Its name, which no other has.
+    pub row: RowId,
+    /// Which queue it waits in.
+    pub lane: Lane,
+    /// Its policy's prefix.
+    pub prefix: PrefixId,
     /// Tokens of the prefix; at least 1.
-    pub(super) prefix_tokens: usize,
+    pub prefix_tokens: usize,
     /// Tokens to read behind the prefix; at least 1.
-    pub(super) prompt: usize,
+    pub prompt: usize,
     /// Tokens that may follow.
-    pub(super) expected: usize,
+    pub expected: usize,
 }
 
 /// What [`Schedule::admit`] changed beside letting rows in.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Admitted {
+pub struct Admitted {
     /// Prefixes that rows now wait for; where one is at hand, say so with [`Schedule::prefix_is_ready`].
-    pub(super) opened: Vec<PrefixId>,
+    pub opened: Vec<PrefixId>,
     /// Rows that wait again: their sequences are to be dropped, and read from the beginning when their time comes.
-    pub(super) sent_back: Vec<RowId>,
+    pub sent_back: Vec<RowId>,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub struct Schedule {
     limits: Limits,
     interactive: Waiting,
     backfill: Waiting,
@@ -193,7 +196,8 @@ enum Room {
 }
 
 impl Schedule {
-    pub(super) fn new(limits: Limits) -> Schedule {
+    /// Nothing waits and nothing runs. Panics where no schedule can keep to the limits.
+    pub fn new(limits: Limits) -> Schedule {
         let Limits {
             step_tokens,
             rows,
@@ -219,7 +223,7 @@ impl Schedule {
     }
 
     /// A row to be run; it waits until it is admitted.
-    pub(super) fn arrive(&mut self, arrival: Arrival) {
+    pub fn arrive(&mut self, arrival: Arrival) {
         let expected = arrival.expected.min(self.limits.expected);
         let row = Row::new(Arrival {
             expected,
@@ -229,7 +233,7 @@ impl Schedule {
     }
 
     /// Drops all rows that are not to be kept, wherever they are.
-    pub(super) fn retain(&mut self, keep: impl Fn(RowId) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(RowId) -> bool) {
         self.interactive.retain(&keep);
         self.backfill.retain(&keep);
         self.running.retain(|row| keep(row.id));
@@ -237,18 +241,18 @@ impl Schedule {
     }
 
     /// Whether a running row stands on this prefix or waits for it.
-    pub(super) fn is_open(&self, prefix: PrefixId) -> bool {
+    pub fn is_open(&self, prefix: PrefixId) -> bool {
         self.open.iter().any(|open| open.id == prefix)
     }
 
     /// The running rows of a prefix.
-    pub(super) fn rows_of(&self, prefix: PrefixId) -> impl Iterator<Item = RowId> {
+    pub fn rows_of(&self, prefix: PrefixId) -> impl Iterator<Item = RowId> {
         let of = self.running.iter().filter(move |row| row.prefix == prefix);
         of.map(|row| row.id)
     }
 
     /// A prefix need not be read: its sequence is at hand.
-    pub(super) fn prefix_is_ready(&mut self, prefix: PrefixId) {
+    pub fn prefix_is_ready(&mut self, prefix: PrefixId) {
         if let Some(open) = self.open.iter_mut().find(|open| open.id == prefix) {
             open.ready = true;
             open.suspect = false;
@@ -256,7 +260,7 @@ impl Schedule {
     }
 
     /// Gives growing rows their room, then lets in what waits as far as there is room. To be called before each step.
-    pub(super) fn admit(&mut self, bytes: Bytes) -> Admitted {
+    pub fn admit(&mut self, bytes: Bytes) -> Admitted {
         let mut admitted = Admitted {
             opened: Vec::new(),
             sent_back: self.grow(bytes),

@@ -97,6 +97,27 @@ impl DayLimits {
         role: Role,
         tokens: impl FnOnce() -> u64,
     ) -> Result<Result<Option<Promise>, Spent>, StoreError> {
+        self.room(role, tokens, true).await
+    }
+
+    /// The same for whoever does not wait: a limit counts as spent although questions under way may give something back.
+    ///
+    /// # Errors
+    /// The store fails; then nothing may be asked.
+    pub async fn reserve_now(
+        &self,
+        role: Role,
+        tokens: impl FnOnce() -> u64,
+    ) -> Result<Result<Option<Promise>, Spent>, StoreError> {
+        self.room(role, tokens, false).await
+    }
+
+    async fn room(
+        &self,
+        role: Role,
+        tokens: impl FnOnce() -> u64,
+        waits: bool,
+    ) -> Result<Result<Option<Promise>, Spent>, StoreError> {
         let most = self.of(role);
         if most == RoleLimits::default() {
             return Ok(Ok(None));
@@ -107,7 +128,11 @@ impl DayLimits {
         };
         loop {
             let (account, now) = self.account(role);
-            let Some(promise) = self.take(&account, cost, now).await? else {
+            let promise = match self.take(&account, cost, now).await? {
+                None if waits => account.budget.reserve(cost).await,
+                taken => taken,
+            };
+            let Some(promise) = promise else {
                 return Ok(Err(account.spent(cost)));
             };
             // Waiting may have gone past midnight: then it is the next day's to count.
@@ -117,7 +142,7 @@ impl DayLimits {
         }
     }
 
-    /// Room in this account, as long as there is any in the day.
+    /// Room in this account, as long as the day has any that is not promised.
     async fn take(
         &self,
         account: &Arc<Account>,
@@ -159,8 +184,7 @@ impl DayLimits {
                 return Ok(Some(promise));
             }
         }
-        drop(empty_until);
-        Ok(account.budget.reserve(cost).await)
+        Ok(None)
     }
 
     /// What is left of a role's limits today, 0 where there is none; what other processes hold in blocks counts as spent.

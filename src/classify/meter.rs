@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// One backend's.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub struct Meter {
     state: Mutex<State>,
 }
 
@@ -25,7 +25,7 @@ struct State {
 
 /// A question under way. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub struct Turn<'a> {
     meter: &'a Meter,
     begun: f64,
 }
@@ -42,7 +42,7 @@ impl State {
 
 impl Meter {
     /// A question is put now.
-    pub(super) fn begin(&self, now: Instant) -> Turn<'_> {
+    pub fn begin(&self, now: Instant) -> Turn<'_> {
         let mut state = self.lock();
         state.count(now);
         state.running += 1;
@@ -59,7 +59,7 @@ impl Meter {
 
 impl Turn<'_> {
     /// The seconds that are this question's so far.
-    pub(super) fn seconds(&self, now: Instant) -> f64 {
+    pub fn seconds(&self, now: Instant) -> f64 {
         let mut state = self.meter.lock();
         state.count(now);
         state.part - self.begun

@@ -10,7 +10,7 @@ pub mod cascade;
 mod flight;
 pub mod forecast;
 pub mod limits;
-mod meter;
+pub mod meter;
 pub mod queued;
 pub mod reasoner;
 pub mod recall;
@@ -20,7 +20,17 @@ pub mod threshold;
 use crate::backend::Backend;
 use crate::policy::Registry;
 use crate::store::Store;
+use crate::waits::Wait;
 use std::sync::Arc;
+
+/// What was waited for on the way to verdicts.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// Replies of the model, with the wait for a place at it.
+    pub questions: Wait,
+    /// Rows of a source that is read in the background.
+    pub sources: Wait,
+}
 
 /// The whole stack: the screen, the cascade, then recall, then the reasoner.
 pub fn stack(
@@ -28,9 +38,10 @@ pub fn stack(
     store: Store,
     backend: Arc<dyn Backend>,
     limits: Arc<limits::DayLimits>,
+    waits: Arc<Waits>,
 ) -> Arc<screen::Screening> {
     let identity = backend.model().clone();
-    let reasoner = reasoner::Reasoner::new(Arc::clone(&policies), backend, limits);
+    let reasoner = reasoner::Reasoner::new(Arc::clone(&policies), backend, limits, waits);
     let recall = recall::Recall::new(
         Arc::clone(&policies),
         store.clone(),

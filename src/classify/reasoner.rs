@@ -5,6 +5,7 @@
 //! is put when the statement's budgets and the limits of whoever pays have room for the most that it can cost; what it did
 //! not cost is given back. A question that is given up has cost its prompt.
 
+use super::Waits;
 use super::limits::DayLimits;
 use super::meter::Meter;
 use crate::backend::{Answer, Backend, BackendError, NoAnswer, Prompt, PromptPolicy, Reply};
@@ -26,16 +27,23 @@ pub struct Reasoner {
     backend: Arc<dyn Backend>,
     limits: Arc<DayLimits>,
     meter: Arc<Meter>,
+    waits: Arc<Waits>,
 }
 
 impl Reasoner {
-    /// Policies to resolve, a backend to ask, and what roles may ask of it.
-    pub fn new(policies: Arc<Registry>, backend: Arc<dyn Backend>, limits: Arc<DayLimits>) -> Self {
+    /// Policies to resolve, a backend to ask, what roles may ask of it, and where it is counted how long that takes.
+    pub fn new(
+        policies: Arc<Registry>,
+        backend: Arc<dyn Backend>,
+        limits: Arc<DayLimits>,
+        waits: Arc<Waits>,
+    ) -> Self {
         Self {
             policies,
             backend,
             limits,
             meter: Arc::default(),
+            waits,
         }
     }
 
@@ -53,6 +61,7 @@ impl Reasoner {
             backend: Arc::clone(&self.backend),
             limits: Arc::clone(&self.limits),
             meter: Arc::clone(&self.meter),
+            waits: Arc::clone(&self.waits),
             request: request.clone(),
         })
     }
@@ -100,6 +109,7 @@ struct Questions {
     backend: Arc<dyn Backend>,
     limits: Arc<DayLimits>,
     meter: Arc<Meter>,
+    waits: Arc<Waits>,
     request: Request,
 }
 
@@ -220,6 +230,7 @@ impl Questions {
         };
         room.put(again);
         let turn = self.meter.begin(Instant::now());
+        let waiting = self.waits.questions.begin(Instant::now());
         let reply = self.backend.ask(self.prompt(i));
         let reply = match tally.deadline() {
             None => reply.await,
@@ -229,7 +240,7 @@ impl Questions {
             },
         };
         let seconds = turn.seconds(Instant::now());
-        drop(turn);
+        drop((turn, waiting));
         match reply {
             Ok(reply) => {
                 let asked = !matches!(reply.answer, Answer::TooLong { .. });

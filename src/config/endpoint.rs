@@ -36,6 +36,10 @@ pub const ENDPOINT_TRIES_MAX: u32 = 5;
 pub const ENDPOINT_CONNECT_MS: u64 = 10_000;
 /// Milliseconds from a request to the end of its reply.
 pub const ENDPOINT_REPLY_MS: u64 = 120_000;
+/// Milliseconds without a byte of any reply after which a server's questions are put to others, where some are well.
+pub const ENDPOINT_SILENCE_MS: u64 = 10_000;
+/// Tries of one request that end so; a later one has all the time of a reply.
+pub const ENDPOINT_SILENT_TRIES_MAX: u32 = 2;
 /// Milliseconds before the second try; doubled for each further one, and cut at random down to the half.
 pub const ENDPOINT_PAUSE_MS: u64 = 250;
 /// Milliseconds between two tries at the most, also where a server asks for more.

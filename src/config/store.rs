@@ -19,8 +19,11 @@ pub const STORE_APPEND_GAP_MS: u64 = 100;
 pub const STORE_PRESENCE_SECONDS: u64 = 30;
 /// Seconds between two signs of life, and two looks at the shared store's clock.
 pub const STORE_PRESENCE_RENEW_SECONDS: u64 = 5;
-/// Seconds after which a key that a server asks about may be asked about by another; as long as a question may take.
-pub const STORE_ALOFT_SECONDS: u64 = 120;
+/// Seconds after which a key that a server asks about, and does not renew, may be asked about by another: as long as a
+/// claim on work holds, so that whoever takes over the work of a server that is gone does not wait again for its keys.
+pub const STORE_ALOFT_SECONDS: u64 = 30;
+/// Seconds between two renewals; most questions are answered before the first.
+pub const STORE_ALOFT_RENEW_SECONDS: u64 = 10;
 /// Milliseconds between two looks at what other servers ask about.
 pub const STORE_ALOFT_LOOK_MS: u64 = 100;
 /// Milliseconds that leaving a shared store may take.

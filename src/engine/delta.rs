@@ -78,6 +78,15 @@ impl TableProviderFactory for Deltas {
             let typed = table.table_partition_cols.iter();
             typed.map(|name| plain(name)).collect()
         };
+        let place = self.shelf.place(&log.url)?;
+        if place.is_some_and(|place| place.folder.is_file()) {
+            return Err(Error::Refused {
+                sqlstate: "42809",
+                why: format!("{location} is a file: a Delta table is a folder"),
+                hint: Some("name the folder that its _delta_log is in".to_owned()),
+            }
+            .into());
+        }
         left::clear(&self.shelf, &log).await?;
         if !log.exists().await? {
             if declared.is_empty() || options.existing || options.at != At::Newest {

@@ -2,13 +2,14 @@
 //!
 //! Takes a [`Config`], gives the engine whose sessions have every table function and procedure of this program, and
 //! runners that work off what was left for the background: [`backfill`] says what SQL may ask for, [`spool`] reads sources
-//! (with [`affected`] where only some rows are wanted), [`worker`] claims and judges, [`runner`] keeps workers going at a
+//! (with [`affected`] where only some rows are wanted), [`worker`] claims and judges, [`outcome`] what that means for the work, [`runner`] keeps workers going at a
 //! [`pace`]; [`cron`] runs commands by their [`schedule`]. Knows nothing of sockets or terminals.
 
 mod affected;
 mod backfill;
 pub mod cron;
 mod erase;
+pub mod outcome;
 pub mod pace;
 pub mod runner;
 pub mod schedule;

@@ -15,6 +15,7 @@ use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::DataFusionError;
 use futures::TryStreamExt;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Spools a source to its end, or until `stop`, or until nobody wants it any more. A source that cannot be read fails its
@@ -56,7 +57,11 @@ async fn read(worker: &Worker, job: &SpoolJob) -> Result<(), Error> {
     let mut affected = affected(worker, job)?;
     let mut spooler = Spooler::new(worker, job.id);
     let mut batches = session.query(&job.selection).await?;
-    while let Some(batch) = batches.try_next().await? {
+    loop {
+        let waiting = worker.engine.waits().sources.begin(Instant::now());
+        let next = batches.try_next().await?;
+        drop(waiting);
+        let Some(batch) = next else { break };
         let mut rows = rows(&batch)?;
         if let Some(affected) = &mut affected {
             rows = affected.of(rows).await?;

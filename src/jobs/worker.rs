@@ -1,20 +1,21 @@
 //! A worker: claims a piece of work, judges its texts, gives it back with what became of each.
 //!
 //! Takes work from the store: a source to spool, a chunk of a backfill, texts of the queue. What was judged before is
-//! recalled by the stack below, so that work that is done twice asks nothing twice. A text that fails is charged to itself
-//! and tried again; where everything fails, the backend is to blame, and the whole waits. Knows nothing of SQL.
+//! recalled by the stack below, so that work that is done twice asks nothing twice. What decisions mean for the work says
+//! [`super::outcome`]. Knows nothing of SQL.
 
-use super::pace::{Pace, micros, pause};
+use super::outcome::{Attempt, Outcome};
+use super::pace::{Pace, micros};
 use super::spool;
 use crate::change::stats::{CONFIDENCE, wilson};
-use crate::config::{BACKFILL_FAULT_TEXTS, BACKFILL_SETBACKS_MAX, BACKFILL_TRIES_MAX, Role};
+use crate::config::Role;
 use crate::engine::{Asking, Engine};
 use crate::store::{
     Claimant, Claimed, Digest, Fate, Judging, QueueClaim, Settlement, Spent, Store, StoreError,
     Then, text_digest,
 };
 use datafusion::config::ExtensionOptions;
-use safeguard_udfs::{Answer, ClassifyError, Decision, Lane, Reason, SafeguardSettings, Statement};
+use safeguard_udfs::{Answer, ClassifyError, Lane, SafeguardSettings, Statement};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::pin::pin;
@@ -215,7 +216,15 @@ impl Worker {
         };
         let texts: Vec<Arc<str>> = work.texts.iter().map(|(t, _)| Arc::clone(t)).collect();
         match self.engine.judge(&asking, &texts, statement).await {
-            Ok(decisions) => self.decided(work, &decisions, statement),
+            Ok(decisions) => {
+                let attempt = self.attempt(work);
+                let Outcome { fates, then } = attempt.decided(&decisions, statement.tally());
+                Judged {
+                    fates,
+                    then,
+                    hopeless: None,
+                }
+            }
             Err(error) => self.failed(work, error),
         }
     }
@@ -246,69 +255,19 @@ impl Worker {
         Judged {
             fates: HashMap::new(),
             then: match passes {
-                true => self.back(work, &why),
+                true => self.attempt(work).back(&why),
                 false => Then::Again,
             },
             hopeless: (!passes).then_some(why),
         }
     }
 
-    fn back(&self, work: &Work, why: &str) -> Then {
-        let pause = pause(work.setbacks, &work.salt);
-        let seconds = pause.as_secs_f64();
-        let reason = format!("{why}; tried again in {seconds:.1} s");
-        Then::Back(self.pace.clock.now() + micros(pause), reason)
-    }
-
-    fn decided(&self, work: &Work, decisions: &[Decision], statement: &Statement) -> Judged {
-        let failed = |decision: &Decision| reason(decision) == Some(Reason::Error);
-        let errors = decisions.iter().filter(|d| failed(d)).count();
-        let unspent = decisions.iter().any(|d| reason(d) == Some(Reason::Budget));
-        let judged = decisions.iter().any(is_judged);
-        // One text that fails alone may be to blame itself; many that fail together are not.
-        let backend = !judged
-            && (errors >= BACKFILL_FAULT_TEXTS
-                || errors > 1 && work.setbacks < BACKFILL_SETBACKS_MAX);
-        let mut fates = HashMap::with_capacity(decisions.len());
-        let mut most_tries = 0;
-        let mut said = None;
-        for ((text, tries), decision) in work.texts.iter().zip(decisions) {
-            let fate = match decision {
-                Ok(verdict) => Fate::Judged(Some(Arc::clone(&verdict.label))),
-                Err(undecided) if undecided.reason.is_fact() => Fate::Judged(None),
-                Err(_) if failed(decision) => {
-                    let error = statement.tally().fault_of(text);
-                    said = said.or_else(|| error.clone());
-                    if !backend && tries + 1 >= BACKFILL_TRIES_MAX {
-                        let reason = Reason::Error.as_str();
-                        Fate::GivenUp { reason, error }
-                    } else {
-                        most_tries = most_tries.max(*tries);
-                        Fate::Left
-                    }
-                }
-                Err(_) => Fate::Left,
-            };
-            fates.insert(text_digest(text), fate);
-        }
-        let then = if backend {
-            let said = said.unwrap_or_else(|| "no text could be judged".to_owned());
-            self.back(work, &format!("backend: {said}"))
-        } else if let Some(until) = statement.tally().put_off_until() {
-            let notes = statement.tally().notes();
-            let reason = notes.into_iter().find(|note| note.starts_with("limits."));
-            Then::Back(until, format!("budget: {}", reason.unwrap_or_default()))
-        } else if unspent {
-            Then::Pause("budget: its tokens are spent".to_owned())
-        } else if errors > 0 {
-            Then::Retry(self.pace.clock.now() + micros(pause(most_tries, &work.salt)))
-        } else {
-            Then::Again
-        };
-        Judged {
-            fates,
-            then,
-            hopeless: None,
+    fn attempt<'a>(&self, work: &'a Work) -> Attempt<'a> {
+        Attempt {
+            texts: &work.texts,
+            setbacks: work.setbacks,
+            salt: work.salt,
+            now: self.pace.clock.now(),
         }
     }
 
@@ -336,15 +295,6 @@ impl Worker {
             },
         }
     }
-}
-
-fn reason(decision: &Decision) -> Option<Reason> {
-    decision.as_ref().err().map(|undecided| undecided.reason)
-}
-
-/// Whether what was decided is a fact.
-fn is_judged(decision: &Decision) -> bool {
-    reason(decision).is_none_or(Reason::is_fact)
 }
 
 /// The account of some work, against a role's limits of a day.

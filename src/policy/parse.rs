@@ -108,6 +108,10 @@ pub(super) fn draft(name: Option<&str>, source: &str) -> Result<Draft, PolicyErr
             source.len()
         )));
     }
+    // No database keeps it in a text.
+    if let Some(place) = source.find('\0') {
+        return Err(invalid(format!("character U+0000 at byte {}", place + 1)));
+    }
     let unix = source
         .strip_prefix('\u{feff}')
         .unwrap_or(source)

@@ -175,6 +175,11 @@ fn refuses_and_names_what_is_wrong() {
         &"x".repeat(POLICY_BYTES_MAX + 1),
         "policy \"inline\" is not usable: 1048577 bytes, the limit is 1048576",
     );
+    check(
+        None,
+        &format!("no \0\n\n{CONTRACT}"),
+        "policy \"inline\" is not usable: character U+0000 at byte 4",
+    );
     front(
         "labels: [allowed]",
         "1 label declared, at least two are needed",

@@ -3,8 +3,8 @@
 //! Takes GET requests on a port of its own, gives the counters in Prometheus' text format and whether the server takes
 //! connections. One request a connection; no passwords, no tables, nothing that users wrote.
 
-use super::Shared;
 use super::connection::Shutdown;
+use super::{Shared, bounds};
 use crate::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -91,7 +91,10 @@ async fn answer(mut stream: TcpStream, shared: &Shared, stopping: bool) -> io::R
             ("503 Service Unavailable", "stopping\n".to_owned())
         }
         (Some("GET" | "HEAD"), Some("/health")) => ("200 OK", "ok\n".to_owned()),
-        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", shared.counters.text()),
+        (Some("GET" | "HEAD"), Some("/metrics")) => {
+            let text = shared.counters.text() + &bounds::text(&shared.engine);
+            ("200 OK", text)
+        }
         (Some("GET" | "HEAD"), _) => ("404 Not Found", "/health or /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET\n".to_owned()),
     };

@@ -7,6 +7,7 @@
 //! about the server. Only this module knows pgwire.
 
 mod adjust;
+mod bounds;
 pub mod cancel;
 mod casts;
 pub mod catalog;

@@ -33,6 +33,21 @@ pub enum StoreError {
         /// The highest that this program knows.
         known: i64,
     },
+    /// Servers of an earlier version work on the store, and could not go on once it is of this one's.
+    #[error(
+        "store {} has format {found}, and {servers} running servers that cannot work with format {known} of this one; stop them first (left as it is)",
+        path.display()
+    )]
+    InUse {
+        /// The database.
+        path: PathBuf,
+        /// How many are there.
+        servers: i64,
+        /// Its version.
+        found: i64,
+        /// The version that this program writes.
+        known: i64,
+    },
     /// The file is a safeguard store with broken pages.
     #[error("store {} is damaged: {why} (left as it is)", path.display())]
     Damaged {

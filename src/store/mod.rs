@@ -77,12 +77,14 @@ pub use tables::{OverrideCheck, StoreSchema, table_name};
 pub use users::UserRow;
 
 use crate::config::STORE_COMMIT_ROWS_MAX;
+use crate::waits::Wait;
 use datafusion::catalog::TableProvider;
 use db::Connection;
 use place::Place;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use writer::{Work, Writer};
@@ -108,6 +110,15 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// What was waited for.
+#[derive(Debug, Default)]
+pub struct StoreWaits {
+    /// Answers to reads.
+    pub reads: Wait,
+    /// Commits, with the wait for the writer before them.
+    pub writes: Wait,
+}
+
 /// What clones and tables share.
 struct Inner {
     place: Place,
@@ -118,6 +129,7 @@ struct Inner {
     /// Writes verdicts, where that is not the writer's too.
     appender: Option<Writer>,
     pending: Notify,
+    waits: StoreWaits,
     /// Last, so that the files go after whatever had them open.
     _scratch: Option<create::Scratch>,
 }
@@ -204,6 +216,7 @@ impl Store {
             writer,
             appender,
             pending: Notify::new(),
+            waits: StoreWaits::default(),
             _scratch: scratch,
         };
         Store {
@@ -241,6 +254,7 @@ impl Store {
         if self.inner.index.is_none() {
             return self.read(move |reader| server::recall(reader, &keys)).await;
         }
+        let _waiting = self.inner.waits.reads.begin(Instant::now());
         let inner = Arc::clone(&self.inner);
         blocking(move || match &inner.index {
             Some(index) => index.recall(&inner.readers, &keys),
@@ -342,6 +356,11 @@ impl Store {
         self.inner.write(work).await
     }
 
+    /// How long it was waited for.
+    pub fn waits(&self) -> &StoreWaits {
+        &self.inner.waits
+    }
+
     /// Does `work` whole or not at all, and nothing else of its kind meanwhile, on whichever server; gives what it gave
     /// once that is on the disk. Where it comes to nothing because of others, it is done again.
     async fn transact<T: Send + 'static>(
@@ -394,6 +413,7 @@ impl Store {
         &self,
         read: impl Fn(&Connection) -> db::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let _waiting = self.inner.waits.reads.begin(Instant::now());
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.read(read)).await
     }
@@ -414,6 +434,7 @@ impl Inner {
     }
 
     async fn write(&self, work: Work) -> Result<i64, StoreError> {
+        let _waiting = self.waits.writes.begin(Instant::now());
         match (&work, &self.appender) {
             (Work::Records(_), Some(appender)) => appender.write(work).await,
             _ => self.writer.write(work).await,

@@ -6,6 +6,7 @@ use crate::slt::rows as cells;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use safeguard::backend::Backend;
+use safeguard::backend::endpoint::Tuning;
 use safeguard::engine::{End, Engine, Session};
 use safeguard::store::Store;
 use safeguard_udfs::Mode;
@@ -190,4 +191,43 @@ async fn a_text_that_fails_is_undecided_and_the_others_are_judged() {
         ["odd", "undecided", "error", "true", "NULL"],
     ];
     assert_eq!(rows(&session, &sql).await, expected);
+}
+
+/// A server that takes questions and says nothing: the others answer them, and alone it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_hangs_was_asked_others_answer() {
+    let taking = |latency| Skills {
+        latency,
+        ..Skills::default()
+    };
+    let well = Double::start(taking(Duration::from_millis(1))).await;
+    let hung = Double::start(taking(Duration::from_secs(3_600))).await;
+    let patience = Tuning {
+        reply: Duration::from_secs(3_600),
+        silence: Duration::from_millis(300),
+        ..hurried()
+    };
+    let addresses = format!("{},{}", hung.address, well.address);
+    let endpoint = open_with(addresses, None, patience).await.expect("opened");
+    let texts: Vec<String> = (0..40).map(|n| format!("bad {n}")).collect();
+    let asked = texts
+        .iter()
+        .map(|text| endpoint.ask(prompt(text, Mode::Reason)));
+    let replies = join_all(asked).await;
+    assert!(replies.iter().all(|reply| label(reply) == Ok(1)));
+    let taken = hung.asked().len();
+    assert!(taken > 0, "it was asked");
+    assert_eq!(well.asked().len(), 40, "each was answered, once");
+    assert_eq!(endpoint.sent(), 40 + taken as u64);
+    until("nothing is left there", || hung.in_hand().0 == 0).await;
+
+    let slow = Double::start(taking(Duration::from_millis(400))).await;
+    let patience = Tuning {
+        silence: Duration::from_millis(50),
+        ..patience
+    };
+    let endpoint = open_with(slow.address.clone(), None, patience).await;
+    let endpoint = endpoint.expect("opened");
+    let reply = endpoint.ask(prompt("bad", Mode::Reason)).await;
+    assert_eq!((label(&reply), slow.asked().len()), (Ok(1), 1));
 }

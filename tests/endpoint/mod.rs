@@ -1,6 +1,6 @@
 //! A model on servers, against a server double: how it is asked, what it says, and what goes wrong.
 
-mod double;
+pub(crate) mod double;
 mod encrypted;
 mod faults;
 mod many;
@@ -42,6 +42,7 @@ fn hurried() -> Tuning {
         connect: Duration::from_secs(5),
         reply: Duration::from_secs(20),
         pause: Duration::from_millis(1),
+        silence: Duration::from_secs(20),
     }
 }
 

@@ -10,6 +10,7 @@ mod fuzz;
 mod limits;
 mod logins;
 mod stops;
+mod watched;
 
 use crate::stores;
 use safeguard::backend::Backend;

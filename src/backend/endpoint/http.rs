@@ -12,16 +12,18 @@ use serde_json::Value;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::tls::TlsConfig;
 
 /// Why a request gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// The server is well and wants less: 429 or 503, with its Retry-After.
     Busy {
+        /// Its words.
         why: String,
+        /// How long it asks to be left alone.
         after: Option<Duration>,
     },
     /// It may be dead, or this connection is.
@@ -33,12 +35,17 @@ pub(super) enum Fault {
     /// Whoever answers is not known to be the server: nothing was sent.
     Untrusted(String),
     /// It will say the same again.
-    Final { why: String, kind: Refusal },
+    Final {
+        /// Its words.
+        why: String,
+        /// What it objects to.
+        kind: Refusal,
+    },
 }
 
 /// What a server objects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// 401, 403.
     Key,
     /// 404.
@@ -48,14 +55,16 @@ pub(super) enum Refusal {
 }
 
 impl Fault {
-    pub(super) fn other(why: String) -> Fault {
+    /// The server objects to something about the request, or its reply is none.
+    pub fn other(why: String) -> Fault {
         Fault::Final {
             why,
             kind: Refusal::Other,
         }
     }
 
-    pub(super) fn why(&self) -> &str {
+    /// What was said, or what is known of it.
+    pub fn why(&self) -> &str {
         match self {
             Fault::Busy { why, .. } | Fault::Down(why) | Fault::Slow(why) => why,
             Fault::Gone(why) | Fault::Untrusted(why) => why,
@@ -105,6 +114,8 @@ pub(super) struct Client {
     config: ureq::config::Config,
     /// Each with one connection at the most, which nobody uses.
     idle: Mutex<Vec<ureq::Agent>>,
+    /// When it last sent anything.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// A model in a server's list.
@@ -166,7 +177,17 @@ impl Client {
             key,
             config: config.build(),
             idle: Mutex::default(),
+            heard: Mutex::default(),
         }
+    }
+
+    /// When something of any reply came last.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Posts a request and reads its reply. Dropping the future closes the connection.
@@ -258,6 +279,7 @@ impl Client {
             let read = lines.by_ref().take(left).read_until(b'\n', &mut line);
             let read = read.map_err(|e| self.unread(&e))? as u64;
             left -= read;
+            self.hear();
             if left == 0 {
                 return Err(self.too_long());
             }
@@ -289,6 +311,7 @@ impl Client {
         &self,
         response: ureq::http::Response<ureq::Body>,
     ) -> Result<ureq::http::Response<ureq::Body>, Fault> {
+        self.hear();
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);

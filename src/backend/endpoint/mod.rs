@@ -10,30 +10,33 @@ mod address;
 mod answer;
 mod http;
 mod probe;
-mod replicas;
+pub mod replicas;
 mod reply;
 mod tls;
 mod wire;
 
 pub use address::is_address;
+pub use http::{Fault, Refusal};
 pub use probe::Ways;
 pub use wire::Form;
 
 use self::address::Addresses;
-use self::http::{Client, Fault, Way};
+use self::http::{Client, Way};
 use self::probe::Unusable;
 use self::replicas::{Pick, Replicas, pause};
 use self::wire::{Put, Said, Want};
 use super::harmony::{Harmony, Template, effort_name, escape};
 use super::labels::LabelTrie;
-use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, Reply};
+use super::{Answer, Backend, BackendError, ModelIdentity, Places, Prompt, Reply};
 use crate::config::{
     ENDPOINT_CONNECT_MS, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_PAUSE_MS, ENDPOINT_PREFIXES_MAX,
-    ENDPOINT_REPLY_MS, ENDPOINT_TRIES_MAX, EndpointAccess, POLICY_TOKENS_MAX,
+    ENDPOINT_REPLY_MS, ENDPOINT_SILENCE_MS, ENDPOINT_SILENT_TRIES_MAX, ENDPOINT_TRIES_MAX,
+    EndpointAccess, POLICY_TOKENS_MAX,
 };
 use crate::model::tokenizer::{Tokenizer, TooMany};
 use safeguard_udfs::{Effort, Lane, Mode};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,6 +52,8 @@ pub struct Tuning {
     pub reply: Duration,
     /// Before the second try.
     pub pause: Duration,
+    /// Without a byte of any reply, before others that are well are asked instead.
+    pub silence: Duration,
 }
 
 impl Default for Tuning {
@@ -57,6 +62,7 @@ impl Default for Tuning {
             connect: Duration::from_millis(ENDPOINT_CONNECT_MS),
             reply: Duration::from_millis(ENDPOINT_REPLY_MS),
             pause: Duration::from_millis(ENDPOINT_PAUSE_MS),
+            silence: Duration::from_millis(ENDPOINT_SILENCE_MS),
         }
     }
 }
@@ -240,7 +246,11 @@ impl Endpoint {
             let seat = self.seat(lane).await.map_err(BackendError::Model)?;
             let (begun, client) = (Instant::now(), &self.clients[seat.number]);
             let number = self.sent.fetch_add(1, Ordering::Relaxed);
-            let said = client.post(put.path(), body.clone()).await;
+            let asked = client.post(put.path(), body.clone());
+            let said = match tries <= ENDPOINT_SILENT_TRIES_MAX && want.shows_life() {
+                true => self.while_heard(seat.number, asked).await,
+                false => asked.await,
+            };
             let said = said.and_then(|said| self.by_the_model(said, client));
             seat.ended(begun, said.as_ref().err());
             match said {
@@ -255,6 +265,39 @@ impl Endpoint {
         }
         let why = format!("{last}; given up after {ENDPOINT_TRIES_MAX} tries");
         Err(BackendError::Model(why))
+    }
+
+    /// What was said, unless the server falls silent while others are well: a server that hangs holds many texts, and each of
+    /// them would hold what waits for it until the end of its time.
+    async fn while_heard(
+        &self,
+        number: usize,
+        asked: impl Future<Output = Result<Said, Fault>>,
+    ) -> Result<Said, Fault> {
+        let silence = lock(&self.replicas).patience(number, self.tuning.silence);
+        let begun = Instant::now();
+        let client = &self.clients[number];
+        let mut asked = pin!(asked);
+        let mut look = begun + silence;
+        loop {
+            if let Ok(said) = tokio::time::timeout_at(look, &mut asked).await {
+                return said;
+            }
+            let heard = client.heard().map(Instant::from_std);
+            let until = heard.map_or(begun, |heard| heard.max(begun)) + silence;
+            look = match until > Instant::now() {
+                true => until,
+                false if lock(&self.replicas).others_are_well(number) => {
+                    let why = format!(
+                        "{}: not a byte within {} ms",
+                        client.base,
+                        silence.as_millis()
+                    );
+                    return Err(Fault::Slow(why));
+                }
+                false => Instant::now() + silence,
+            };
+        }
     }
 
     fn by_the_model(&self, said: Said, client: &Client) -> Result<Said, Fault> {
@@ -331,6 +374,10 @@ impl Backend for Endpoint {
     /// As our tokenizer counts them; a server that renders chat messages itself counts a few more.
     fn tokens(&self, prompt: &Prompt) -> u64 {
         self.length(prompt).unwrap_or(0)
+    }
+
+    fn places(&self) -> Option<Places> {
+        Some(lock(&self.replicas).places())
     }
 
     async fn ask(&self, prompt: Prompt) -> Result<Reply, BackendError> {

@@ -6,6 +6,7 @@
 //! server that fails again and again is left alone for a while, then tried with one request. Pure: time is an argument.
 
 use super::http::Fault;
+use crate::backend::Places;
 use crate::config::{
     ENDPOINT_BACKFILL_FREE, ENDPOINT_FAULTS_MAX, ENDPOINT_IN_FLIGHT_MAX, ENDPOINT_IN_FLIGHT_START,
     ENDPOINT_OPEN_MS, ENDPOINT_OUTAGE_MS, ENDPOINT_PAUSE_MS, ENDPOINT_PAUSE_MS_MAX,
@@ -18,9 +19,12 @@ const SMOOTHING: f64 = 0.1;
 /// Slower than its best by this factor, a server gets no further places.
 const SLOWER: f64 = 2.0;
 
+/// Trials of a server with less patience than is had with one that is well.
+const TRIALS_SHORT: u32 = 5;
+
 /// What to do with a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pick {
+pub enum Pick {
     /// Send it to the server of this number; a place there is taken.
     Take(usize),
     /// Look again when a place becomes free, or after this time.
@@ -117,7 +121,7 @@ impl Replica {
 
 /// All servers behind one model.
 #[derive(Debug)]
-pub(super) struct Replicas {
+pub struct Replicas {
     all: Vec<Replica>,
     turn: u64,
     /// Since when none has answered.
@@ -125,7 +129,8 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn new(count: usize) -> Replicas {
+    /// So many, of which nothing is known yet.
+    pub fn new(count: usize) -> Replicas {
         Replicas {
             all: vec![Replica::new(); count],
             turn: 0,
@@ -134,14 +139,15 @@ impl Replicas {
     }
 
     /// One that did not answer when it was looked at first.
-    pub(super) fn leave_alone(&mut self, number: usize, why: &str, now: Instant) {
+    pub fn leave_alone(&mut self, number: usize, why: &str, now: Instant) {
         let replica = &mut self.all[number];
         replica.faults = ENDPOINT_FAULTS_MAX - 1;
         replica.why = why.to_owned();
         replica.failed(now, now);
     }
 
-    pub(super) fn pick(&mut self, lane: Lane, now: Instant) -> Pick {
+    /// The server for a request of this lane, with a place there; or how long to wait for one.
+    pub fn pick(&mut self, lane: Lane, now: Instant) -> Pick {
         let ready = |replica: &Replica| replica.not_before.is_none_or(|at| at <= now);
         let best = (self.all.iter().enumerate())
             .filter(|(_, replica)| ready(replica) && replica.has_room(lane))
@@ -170,19 +176,43 @@ impl Replicas {
         Pick::Wait(next.map(|at| at.saturating_duration_since(now)))
     }
 
+    /// How much they have in hand, and bear: one that is left alone bears one trial.
+    pub(super) fn places(&self) -> Places {
+        let bears = |replica: &Replica| match replica.opened {
+            Some(_) => 1,
+            None => replica.places as usize,
+        };
+        let sum = |of: fn(&Replica) -> usize| self.all.iter().map(of).sum::<usize>();
+        Places {
+            in_hand: sum(|replica| replica.in_flight),
+            most: sum(bears).min(ENDPOINT_IN_FLIGHT_MAX),
+            servers: self.all.len(),
+            well: sum(|replica| usize::from(replica.opened.is_none())),
+        }
+    }
+
+    /// How long a server may be silent where one that is well may be so for `silence`: on its first trial less, and more with
+    /// each that fails, so that a trial does not hold its text for long, and one that is slow comes back too.
+    pub(super) fn patience(&self, number: usize, silence: Duration) -> Duration {
+        match self.all[number].opened {
+            Some((_, trials)) => silence * (trials + 1).min(TRIALS_SHORT) / TRIALS_SHORT,
+            None => silence,
+        }
+    }
+
+    /// Whether there is a server beside this one that nobody has given up.
+    pub(super) fn others_are_well(&self, number: usize) -> bool {
+        let mut others = self.all.iter().enumerate();
+        others.any(|(other, replica)| other != number && replica.opened.is_none())
+    }
+
     /// Whoever had a place has gone without an answer.
-    pub(super) fn left(&mut self, number: usize) {
+    pub fn left(&mut self, number: usize) {
         self.all[number].in_flight -= 1;
     }
 
     /// A request that begun at `begun` has ended; `None` where it was answered.
-    pub(super) fn ended(
-        &mut self,
-        number: usize,
-        begun: Instant,
-        now: Instant,
-        fault: Option<&Fault>,
-    ) {
+    pub fn ended(&mut self, number: usize, begun: Instant, now: Instant, fault: Option<&Fault>) {
         let replica = &mut self.all[number];
         replica.in_flight -= 1;
         if let Some(fault) = fault {
@@ -214,13 +244,13 @@ impl Replicas {
     }
 
     #[cfg(test)]
-    fn places(&self, number: usize) -> f64 {
+    fn places_of(&self, number: usize) -> f64 {
         self.all[number].places
     }
 }
 
 /// How long a request waits before its next try; `chance` is any number.
-pub(super) fn pause(tries: u32, chance: u64, first: Duration) -> Duration {
+pub fn pause(tries: u32, chance: u64, first: Duration) -> Duration {
     let most = Duration::from_millis(ENDPOINT_PAUSE_MS_MAX);
     let whole = first
         .saturating_mul(1 << tries.saturating_sub(1).min(16))
@@ -267,6 +297,13 @@ mod tests {
             );
         }
         assert_eq!(all.pick(LANE, now), Pick::Wait(None));
+        let full = Places {
+            in_hand: places,
+            most: places,
+            servers: 3,
+            well: 3,
+        };
+        assert_eq!((all.places(), all.others_are_well(2)), (full, true));
         all.left(1);
         assert_eq!(
             all.pick(Lane::Backfill, now),
@@ -290,29 +327,33 @@ mod tests {
         for _ in 0..ENDPOINT_IN_FLIGHT_START / 2 {
             all.ended(0, now, now + ms(100), None);
         }
-        let grown = all.places(0) - start;
+        let grown = all.places_of(0) - start;
         assert!((0.45..=0.5).contains(&grown), "{grown}: half a round");
-        let before = all.places(0);
+        let before = all.places_of(0);
         for _ in 0..10 {
             all.ended(0, now, now + ms(200), Some(&busy(None)));
         }
         assert_eq!(
-            all.places(0),
+            all.places_of(0),
             before / 2.0,
             "they all begun before it was halved"
         );
         // Replies that take three times as long as the best.
         take(&mut all, 4);
-        let before = all.places(0);
+        let before = all.places_of(0);
         for _ in 0..20 {
             take(&mut all, 1);
             all.ended(0, now, now + ms(900), None);
         }
-        let slowed = all.places(0);
+        let slowed = all.places_of(0);
         take(&mut all, 1);
         all.ended(0, now, now + ms(900), None);
         assert!(slowed - before < 1.0);
-        assert_eq!(all.places(0), slowed, "no further growth while it is slow");
+        assert_eq!(
+            all.places_of(0),
+            slowed,
+            "no further growth while it is slow"
+        );
     }
 
     #[test]
@@ -349,10 +390,18 @@ mod tests {
             all.ended(0, now, now + ms(1), Some(&down()));
         }
         let opened = now + ms(1);
+        let alone = Places {
+            in_hand: 0,
+            most: 1,
+            servers: 1,
+            well: 0,
+        };
+        assert_eq!((all.places(), all.others_are_well(0)), (alone, false));
         assert_eq!(
             all.pick(LANE, opened),
             Pick::Wait(Some(ms(ENDPOINT_OPEN_MS)))
         );
+        assert_eq!(all.patience(0, ms(100)), ms(20));
         let later = opened + ms(ENDPOINT_OPEN_MS);
         assert_eq!(all.pick(LANE, later), Pick::Take(0));
         assert_eq!(
@@ -365,11 +414,13 @@ mod tests {
             all.pick(LANE, later),
             Pick::Wait(Some(ms(2 * ENDPOINT_OPEN_MS)))
         );
+        assert_eq!(all.patience(0, ms(100)), ms(40));
         let again = later + ms(2 * ENDPOINT_OPEN_MS);
         assert_eq!(all.pick(LANE, again), Pick::Take(0));
         all.ended(0, again, again, None);
         assert_eq!(all.pick(LANE, again), Pick::Take(0));
         assert_eq!(all.pick(LANE, again), Pick::Take(0), "it is well again");
+        assert_eq!(all.patience(0, ms(100)), ms(100));
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl Want {
         }
     }
 
+    /// Whether a server that is at work on it is heard of soon: by the events of a stream, or by a reply of one token. A whole
+    /// analysis in one piece may take long.
+    pub(super) fn shows_life(self) -> bool {
+        self.stream || self.tokens == 1
+    }
+
     /// One token and what else it might have been.
     pub(super) fn next() -> Want {
         Want {

@@ -10,14 +10,29 @@ use safeguard_udfs::Lane;
 
 /// What one step reads of one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Part {
+pub enum Part {
     /// The next tokens of a prefix.
-    Prefix { prefix: PrefixId, tokens: usize },
+    Prefix {
+        /// Which.
+        prefix: PrefixId,
+        /// How many.
+        tokens: usize,
+    },
     /// The next tokens of a row.
-    Row { row: RowId, tokens: usize },
+    Row {
+        /// Which.
+        row: RowId,
+        /// How many.
+        tokens: usize,
+    },
     /// The next branches of a row's labels, whole: each is a sequence of its own, behind a copy of the row's. The last
     /// one may use up the row's own.
-    Branches { row: RowId, count: usize },
+    Branches {
+        /// Whose.
+        row: RowId,
+        /// How many.
+        count: usize,
+    },
 }
 
 /// A prompt or a prefix that could be read on.
@@ -30,7 +45,7 @@ struct Unread {
 
 impl Schedule {
     /// The next step; empty only where nothing runs. Says the same again until the outcome is known.
-    pub(in super::super) fn step(&self, bytes: Bytes) -> Vec<Part> {
+    pub fn step(&self, bytes: Bytes) -> Vec<Part> {
         let alone = self.suspect(bytes);
         let together = || self.together(bytes);
         let parts = match &alone {
@@ -176,7 +191,7 @@ impl Schedule {
 
     /// The step is done. Rows that have read all they had are to be told what comes next ([`Self::read_on`],
     /// [`Self::branch`]) or to leave before the next step.
-    pub(in super::super) fn succeeded(&mut self, parts: &[Part]) {
+    pub fn succeeded(&mut self, parts: &[Part]) {
         self.was_alone = self.is_alone(parts);
         for part in parts {
             match *part {
@@ -213,7 +228,7 @@ impl Schedule {
 
     /// The step failed: all its sequences are lost and begin anew, one at a time until the place is passed. Where it had
     /// one part only, that part is the culprit: its rows should leave.
-    pub(in super::super) fn failed(&mut self, parts: &[Part]) {
+    pub fn failed(&mut self, parts: &[Part]) {
         self.was_alone = self.is_alone(parts);
         for part in parts {
             match *part {
@@ -239,7 +254,7 @@ impl Schedule {
     }
 
     /// A row that has read everything has so many more tokens to read.
-    pub(in super::super) fn read_on(&mut self, row: RowId, unread: usize) {
+    pub fn read_on(&mut self, row: RowId, unread: usize) {
         if let Some(row) = self.row_mut(row) {
             row.task = Task::Read(unread);
             row.answering = true;
@@ -247,7 +262,7 @@ impl Schedule {
     }
 
     /// A row that has read everything has branches to read behind it, of so many tokens each, in this order.
-    pub(in super::super) fn branch(&mut self, row: RowId, mut paths: Vec<usize>) {
+    pub fn branch(&mut self, row: RowId, mut paths: Vec<usize>) {
         if let Some(row) = self.row_mut(row) {
             paths.reverse();
             row.task = Task::Branches(paths);

@@ -258,6 +258,21 @@ async fn older_versions_are_shown_and_take_no_rows() {
 }
 
 #[tokio::test]
+async fn a_file_is_no_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.csv");
+    fs::write(&file, "id\n1\n").unwrap();
+    let bench = Bench::start(None).await;
+    let error = bench.run(&opened(&file)).await.unwrap_err();
+    let said = error.to_string();
+    assert_eq!(error.sqlstate(), "42809", "{said}");
+    assert!(
+        said.contains("rows.csv is a file: a Delta table is a folder"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn declared_columns_must_be_the_tables() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("t");

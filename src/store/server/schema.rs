@@ -1,8 +1,8 @@
 //! The schema of a shared store: made where it is missing, checked where it is not, brought to the known version.
 //!
 //! Versions are those of SQLite's files. Each says what the oldest program is that can work on it: as long as tables and
-//! columns are only added, servers of two versions share a store while they are replaced one by one. Several may open a
-//! store at once: one of them makes it.
+//! columns are only added, servers of two versions share a store while they are replaced one by one. A step that older
+//! programs cannot work with is taken only while no server is there. Several may open a store at once: one of them makes it.
 
 use super::Server;
 use crate::store::db::postgres::Postgres;
@@ -10,10 +10,10 @@ use crate::store::db::{self, Error, Row, Value};
 use crate::store::error::StoreError;
 
 /// A step: the version that it leads to, the oldest version whose programs can work on that, and what it does.
-struct Step {
-    version: i64,
-    oldest: i64,
-    sql: &'static str,
+pub(super) struct Step {
+    pub(super) version: i64,
+    pub(super) oldest: i64,
+    pub(super) sql: &'static str,
 }
 
 const STEPS: [Step; 1] = [Step {
@@ -23,6 +23,7 @@ const STEPS: [Step; 1] = [Step {
 }];
 
 /// The version that this program writes.
+#[cfg(test)]
 pub(super) const KNOWN: i64 = STEPS[STEPS.len() - 1].version;
 
 /// Of the locks of stores: two numbers each, the first of them one of these.
@@ -41,10 +42,19 @@ fn locked(kind: i32, schema: &str) -> String {
 
 /// See the module.
 pub(super) fn prepare(connection: &Postgres, server: &Server) -> Result<(), StoreError> {
+    prepare_by(connection, server, &STEPS)
+}
+
+/// The same as a program does that knows these steps, the last of which leads to the version that it writes.
+pub(super) fn prepare_by(
+    connection: &Postgres,
+    server: &Server,
+    steps: &[Step],
+) -> Result<(), StoreError> {
     let failed = |e| server.failed(e);
     let begin = locked(OPENING, server.schema());
     connection.begin(&begin).map_err(failed)?;
-    let prepared = within(connection, server);
+    let prepared = within(connection, server, steps);
     let end = if prepared.is_ok() {
         "COMMIT"
     } else {
@@ -54,7 +64,8 @@ pub(super) fn prepare(connection: &Postgres, server: &Server) -> Result<(), Stor
     prepared.and(ended)
 }
 
-fn within(connection: &Postgres, server: &Server) -> Result<(), StoreError> {
+fn within(connection: &Postgres, server: &Server, steps: &[Step]) -> Result<(), StoreError> {
+    let known = steps.last().map_or(0, |step| step.version);
     let failed = |e| server.failed(e);
     let path = || server.name().to_path_buf();
     let schema = [Value::Text(server.schema())];
@@ -76,11 +87,11 @@ fn within(connection: &Postgres, server: &Server) -> Result<(), StoreError> {
             let found = one::<i64>(connection, format, &[]).map_err(failed)?;
             let oldest = one::<i64>(connection, oldest, &[]).map_err(failed)?;
             let (found, oldest) = (found.unwrap_or(0), oldest.unwrap_or(0));
-            if found > KNOWN && oldest > KNOWN {
+            if found > known && oldest > known {
                 return Err(StoreError::Newer {
                     path: path(),
                     found,
-                    known: KNOWN,
+                    known,
                 });
             }
             found
@@ -91,7 +102,21 @@ fn within(connection: &Postgres, server: &Server) -> Result<(), StoreError> {
             return Err(StoreError::Foreign { path: path(), why });
         }
     };
-    for step in STEPS.iter().filter(|step| step.version > found) {
+    let ahead = || steps.iter().filter(|step| step.version > found);
+    if found > 0 && ahead().any(|step| step.oldest > found) {
+        let there = "SELECT count(*) FROM presences
+                     WHERE lease_until > CAST(extract(epoch FROM clock_timestamp()) * 1e6 AS BIGINT)";
+        let servers = one::<i64>(connection, there, &[]).map_err(failed)?;
+        if let Some(servers @ 1..) = servers {
+            return Err(StoreError::InUse {
+                path: path(),
+                servers,
+                found,
+                known,
+            });
+        }
+    }
+    for step in ahead() {
         connection.batch(step.sql).map_err(failed)?;
         let note = "INSERT INTO store_format (version, oldest) VALUES (?1, ?2)";
         let values = [Value::Integer(step.version), Value::Integer(step.oldest)];

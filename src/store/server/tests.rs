@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::{Client, NoTls};
 
+#[path = "version_tests.rs"]
+mod versions;
+
 /// A client by the side of ours, in the schema of a store.
 async fn beside(url: &str) -> Client {
     let mut config = tokio_postgres::Config::new();
@@ -488,13 +491,22 @@ async fn a_key_is_asked_about_by_one_server() {
     }
     let (_again, mine) = there.take_off(keys.clone()).await.unwrap();
     assert_eq!(mine, [false, true, true, false]);
+    // A server that was not heard of for long has given up, and one that renews what it holds has not.
+    let client = beside(&url).await;
+    let late = "UPDATE aloft SET lease_until = 1";
+    client.batch_execute(late).await.unwrap();
+    let by_there = || here.asked_elsewhere(keys.clone());
+    assert_eq!(by_there().await.unwrap(), [false; 4]);
+    let (held, Place::Server(server)) = (keys.clone(), &there.inner.place) else {
+        panic!("a shared store is a file");
+    };
+    let owner = server.owner().to_owned();
+    let renewed = there.transact_once(move |c| aloft::renew(c, &held, &owner));
+    renewed.await.unwrap();
+    assert_eq!(by_there().await.unwrap(), [false, true, true, false]);
     drop(theirs);
-    // A server that was not heard of for long has given up.
-    beside(&url)
-        .await
-        .batch_execute("UPDATE aloft SET lease_until = 1, owner = 'dead'")
-        .await
-        .unwrap();
+    let dead = "UPDATE aloft SET lease_until = 1, owner = 'dead'";
+    client.batch_execute(dead).await.unwrap();
     assert_eq!(elsewhere().await.unwrap(), [false; 4]);
     let file = Store::ephemeral().unwrap();
     let (_aloft, mine) = file.take_off(keys.clone()).await.unwrap();
