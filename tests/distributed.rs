@@ -304,6 +304,14 @@ async fn what_one_process_has_to_do_stays_one_process_s() {
         }
     }
     assert!(plan(&fleet.session, whole).await.contains("Stage 2"));
+    // How workers are spoken to is not a client's to say.
+    let compression = "distributed.compression";
+    let before = fleet.session.setting(compression).unwrap();
+    fleet.session.set(compression, "none at all").unwrap();
+    let shown = plan(&fleet.session, whole).await;
+    assert_eq!(shown, plan(&one, whole).await);
+    fleet.session.set(compression, &before).unwrap();
+    assert!(plan(&fleet.session, whole).await.contains("Stage 2"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -19,7 +19,7 @@
 //! A plan stays as it is where an account that only one process can keep is asked for: `max_rows`, `max_tokens`,
 //! `max_seconds`, `max_undecided_ratio` below 1, `answer` other than `wait`, a role with limits of a day. Also where
 //! only some rows are wanted (a LIMIT ends early here), where a function is not DataFusion's own, and where
-//! the connection changed how values are computed (`datafusion.execution.*`).
+//! the connection changed how values are computed (`datafusion.execution.*`) or sent (`distributed.*`).
 //!
 //! # What has to be the same
 //!
@@ -130,11 +130,11 @@ pub(super) fn install(
     engine: &Engine,
 ) -> SessionStateBuilder {
     let config = builder.config().get_or_insert_with(SessionConfig::new);
-    let before = planner::computes(config.options());
     config.set_distributed_worker_resolver(workers.clone());
     config.set_distributed_channel_resolver(workers.channels.clone());
     config.set_distributed_route_tasks_handler(workers.clone());
     config.set_distributed_user_codec(Codec::new(engine));
+    let before = planner::computes(config.options());
     let inner = builder.query_planner().take();
     builder.with_query_planner(Arc::new(Planner {
         inner: inner.expect("bug: a session without a planner"),

@@ -144,11 +144,6 @@ impl ClassifyExec {
         }
     }
 
-    /// Whether rows were planned to arrive, and so to be asked, in an order.
-    pub fn is_ordered(&self) -> bool {
-        self.ask.order.is_some()
-    }
-
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
         let (ask, shared) = (self.ask.as_ref(), self.shared());
         let order = ask.order.clone();

@@ -23,6 +23,7 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
@@ -109,7 +110,7 @@ fn limits(plan: &Plan, limited: bool) -> bool {
     limited || plan.fetch().is_some() || plan.is::<GlobalLimitExec>() || plan.is::<LocalLimitExec>()
 }
 
-/// A chain of operators from a scan to the last one that rows pass one by one.
+/// A chain of operators from a scan to the last one that rows pass one by one, or in which they are sorted.
 struct Fragment<'a> {
     /// From the top; the scan is left out.
     nodes: Vec<&'a Plan>,
@@ -123,14 +124,19 @@ struct Fragment<'a> {
 impl<'a> Fragment<'a> {
     /// The longest one that ends in this operator.
     fn of(top: &'a Plan) -> Option<Fragment<'a>> {
-        // Where it only gathers, whoever is above it gathers too.
-        if gathers(top) {
+        // Where it only gathers or sorts, whoever is above it does so too.
+        if gathers(top) || sorts(top).is_some() {
             return None;
         }
         let (mut nodes, mut node, mut first) = (Vec::new(), top, None);
+        // By how many keys the top has to be sorted, to sort it again.
+        let mut keys = 0;
         while !node.is::<DataSourceExec>() {
-            if !passes(node) {
-                return None;
+            match sorts(node) {
+                Some(by) if keys == 0 => keys = by,
+                Some(_) => {}
+                None if passes(node) => {}
+                None => return None,
             }
             if node.is::<ClassifyExec>() {
                 first = Some(nodes.len());
@@ -142,6 +148,9 @@ impl<'a> Fragment<'a> {
             node = below;
         }
         let first = first?;
+        if top.output_ordering().map_or(0, |order| order.len()) < keys {
+            return None;
+        }
         if !files::can_be_sent(node) || !is_portable(node) {
             return None;
         }
@@ -174,7 +183,7 @@ impl<'a> Fragment<'a> {
         let statement = Arc::clone(cutter.statement);
         let (schema, order) = (self.nodes[0].schema(), self.nodes[0].output_ordering());
         plan = Arc::new(SettleExec::new(plan, schema, statement, cutter.tasks));
-        // Files that are sorted are read in their order, on which somebody above may rely.
+        // Rows that were sorted before they were asked about, and files that are: somebody above may rely on it.
         Ok(match order.cloned() {
             Some(order) => Arc::new(SortExec::new(order, plan)),
             None => plan,
@@ -182,9 +191,9 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// The same operator over another input; one that only gathers is not needed.
+/// The same operator over another input; one that only gathers or sorts is not needed.
 fn over(node: &Plan, input: Plan) -> Result<Plan> {
-    if gathers(node) {
+    if gathers(node) || sorts(node).is_some() {
         return Ok(input);
     }
     match node.downcast_ref::<ClassifyExec>() {
@@ -198,6 +207,14 @@ fn gathers(node: &Plan) -> bool {
     let deals = node.downcast_ref::<RepartitionExec>();
     let deals = deals.is_some_and(|r| matches!(r.partitioning(), Partitioning::RoundRobinBatch(_)));
     deals || node.is::<CoalescePartitionsExec>() || node.is::<CooperativeExec>()
+}
+
+/// By how many keys it sorts all rows, and does nothing else.
+fn sorts(node: &Plan) -> Option<usize> {
+    let sort = node.downcast_ref::<SortExec>().map(|sort| sort.expr());
+    let merge = node.downcast_ref::<SortPreservingMergeExec>();
+    let by = sort.or_else(|| merge.map(|merge| merge.expr()))?;
+    node.fetch().is_none().then_some(by.len())
 }
 
 /// Whether rows pass one by one, and what is computed is computed alike everywhere.

@@ -22,8 +22,8 @@ use datafusion_distributed::{SessionStateBuilderExt, display_plan_ascii};
 use safeguard_udfs::{Answer, Statement};
 use std::sync::Arc;
 
-/// Settings of how values are computed, by name: what must be as it was when the session began.
-const COMPUTES: &str = "datafusion.execution.";
+/// Settings of how values are computed and sent, by their first part: what must be as it was when the session began.
+const COMPUTES: [&str; 2] = ["datafusion.execution.", "distributed."];
 
 /// Of these, the ones that only say how fast.
 const PACE: [&str; 3] = [
@@ -35,7 +35,8 @@ const PACE: [&str; 3] = [
 /// What a session's values are computed by.
 pub(super) fn computes(options: &ConfigOptions) -> Vec<(String, Option<String>)> {
     let entries = options.entries().into_iter();
-    let entries = entries.filter(|e| e.key.starts_with(COMPUTES) && !PACE.contains(&&*e.key));
+    let entries = entries.filter(|e| COMPUTES.iter().any(|first| e.key.starts_with(first)));
+    let entries = entries.filter(|e| !PACE.contains(&&*e.key));
     entries.map(|e| (e.key, e.value)).collect()
 }
 
