@@ -10,7 +10,7 @@ use crate::config::{Role, RoleLimits};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::Result;
-use datafusion::common::config::ConfigOptions;
+use datafusion::common::config::{ConfigOptions, ExtensionOptions};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{ExplainFormat, LogicalPlan, PlanType, StringifiedPlan};
@@ -18,12 +18,12 @@ use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use datafusion_distributed::{SessionStateBuilderExt, display_plan_ascii};
+use datafusion_distributed::{DistributedConfig, SessionStateBuilderExt, display_plan_ascii};
 use safeguard_udfs::{Answer, Statement};
 use std::sync::Arc;
 
-/// Settings of how values are computed and sent, by their first part: what must be as it was when the session began.
-const COMPUTES: [&str; 2] = ["datafusion.execution.", "distributed."];
+/// Settings of how values are computed, by name: what must be as it was when the session began.
+const COMPUTES: &str = "datafusion.execution.";
 
 /// Of these, the ones that only say how fast.
 const PACE: [&str; 3] = [
@@ -32,12 +32,13 @@ const PACE: [&str; 3] = [
     "datafusion.execution.planning_concurrency",
 ];
 
-/// What a session's values are computed by.
+/// What a session's values are computed by, and how workers are spoken to, which is not a client's to say.
 pub(super) fn computes(options: &ConfigOptions) -> Vec<(String, Option<String>)> {
     let entries = options.entries().into_iter();
-    let entries = entries.filter(|e| COMPUTES.iter().any(|first| e.key.starts_with(first)));
-    let entries = entries.filter(|e| !PACE.contains(&&*e.key));
-    entries.map(|e| (e.key, e.value)).collect()
+    let entries = entries.filter(|e| e.key.starts_with(COMPUTES) && !PACE.contains(&&*e.key));
+    let spoken = options.extensions.get::<DistributedConfig>();
+    let spoken = spoken.into_iter().flat_map(ExtensionOptions::entries);
+    entries.chain(spoken).map(|e| (e.key, e.value)).collect()
 }
 
 /// See the module.
