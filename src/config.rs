@@ -4,11 +4,13 @@ mod content;
 mod endpoint;
 mod serve;
 mod store;
+mod workers;
 
 pub use content::*;
 pub use endpoint::*;
 pub use serve::{CronConfig, Role, RoleLimits, RolesLimits, ServeConfig, ServeOptions, TlsFiles};
 pub use store::*;
+pub use workers::*;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -339,6 +341,8 @@ pub struct Config {
     pub content_urls: Option<Vec<String>>,
     /// A folder of policies of the user's.
     pub policies: Option<PathBuf>,
+    /// Addresses of workers that classify for this process; none for all by itself.
+    pub workers: Vec<String>,
 }
 
 impl Config {
@@ -353,6 +357,7 @@ impl Config {
             content_roots: None,
             content_urls: None,
             policies: None,
+            workers: Vec::new(),
         }
     }
 }

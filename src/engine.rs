@@ -6,6 +6,7 @@
 
 mod calibrate;
 mod delta;
+mod distributed;
 mod estimate;
 mod exists;
 mod files;
@@ -29,6 +30,7 @@ mod sink;
 mod staging;
 mod tables;
 
+pub use distributed::WorkerServer;
 pub use judge::Asking;
 pub use script::{Statement, pieces, syntax_error};
 pub use session::{End, Ended, Guard, Running, Session};
@@ -39,7 +41,7 @@ use crate::backend::{Backend, ModelIdentity, Places};
 use crate::classify::limits::{DayLimits, Now};
 use crate::classify::screen::Screening;
 use crate::classify::{self, Waits};
-use crate::config::{Config, RolesLimits, endpoint_access};
+use crate::config::{Config, RolesLimits, endpoint_access, worker_token, worker_urls};
 use crate::content::objects::{Allowed, Stores};
 use crate::content::postgres::CountThere;
 use crate::error::Error;
@@ -56,6 +58,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use delta::Deltas;
+use distributed::Workers;
 use exists::ExistsAsValue;
 use functions::Function;
 use procedures::Procedure;
@@ -86,6 +89,8 @@ pub struct Engine {
     folder: Option<Arc<Path>>,
     procedures: Arc<Vec<Procedure>>,
     limits: Arc<DayLimits>,
+    /// Other processes that classify, if any.
+    workers: Option<Workers>,
     backend: Arc<dyn Backend>,
     waits: Arc<Waits>,
 }
@@ -96,6 +101,11 @@ impl Engine {
         let (roots, urls) = (config.content_roots.clone(), config.content_urls.clone());
         let folder = config.policies.clone();
         let data = config.data_dir.clone();
+        let workers = worker_urls(&config.workers)?;
+        let token = match workers.is_empty() {
+            true => None,
+            false => worker_token()?,
+        };
         let opened = tokio::task::spawn_blocking(move || {
             let store = match (&config.store, &config.data_dir) {
                 (Some(url), _) => Store::shared(url)?,
@@ -112,6 +122,7 @@ impl Engine {
             Some(urls) => engine.with_urls(Allowed::below(&urls)?)?,
             None => engine,
         };
+        let engine = engine.with_workers(workers, token).await?;
         match data {
             Some(data) => engine.with_tables(&data),
             None => Ok(engine),
@@ -214,6 +225,7 @@ impl Engine {
             folder: None,
             procedures: Arc::default(),
             limits,
+            workers: None,
             backend,
             waits,
         };
@@ -230,18 +242,11 @@ impl Engine {
 
     /// A session with settings of its own; tables are everybody's.
     pub fn session(&self, user: &str) -> Session {
-        let config = SessionConfig::new()
+        let config = computing(SessionConfig::new())
             .with_default_catalog_and_schema(CATALOG, "public")
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true)
             .set_str("datafusion.sql_parser.dialect", script::DIALECT)
-            // A TIMESTAMPTZ is a point in time; without a zone it would be a time of day somewhere.
-            .set_str("datafusion.execution.time_zone", "UTC")
-            // Folders below a location and patterns of more than one level are read, and not passed over in silence.
-            .set_bool(
-                "datafusion.execution.listing_table_ignore_subdirectory",
-                false,
-            )
             .set_bool("datafusion.sql_parser.collect_spans", true);
         let mut builder = SessionStateBuilder::new()
             .with_config(config)
@@ -257,7 +262,11 @@ impl Engine {
         let shelf = self.shelf.clone();
         builder = builder.with_table_factory(delta::KIND.to_owned(), Arc::new(Deltas { shelf }));
         let classifier: Arc<Screening> = Arc::clone(&self.classifier);
-        let mut state = install(builder, classifier).build();
+        let mut builder = install(builder, classifier);
+        if let Some(workers) = &self.workers {
+            builder = distributed::install(builder, workers, self);
+        }
+        let mut state = builder.build();
         files::register(&mut state).expect("bug: formats cannot be put in place of DataFusion's");
         let context = SessionContext::new_with_state(state);
         functions::register(&context, self, user);
@@ -322,6 +331,18 @@ impl Engine {
             format!("{name} is a demonstration model: its verdicts show the road, not the truth; see safeguard sql --help for --model")
         })
     }
+}
+
+/// How values are computed and files are read, in every session of every process.
+fn computing(config: SessionConfig) -> SessionConfig {
+    config
+        // A TIMESTAMPTZ is a point in time; without a zone it would be a time of day somewhere.
+        .set_str("datafusion.execution.time_zone", "UTC")
+        // Folders below a location and patterns of more than one level are read, and not passed over in silence.
+        .set_bool(
+            "datafusion.execution.listing_table_ignore_subdirectory",
+            false,
+        )
 }
 
 /// The model that the settings name, opened; blocks.

@@ -18,7 +18,7 @@
 //! | 3 | [`backend`]: one prompt in, one reply out |
 //! | 4 | [`classify`]: policy and texts in, verdicts out; stages that wrap one another · [`models`]: model folders by name · [`content`]: databases that are attached, object stores |
 //! | 5 | [`error`]: what reaches a user, and the one SQLSTATE table |
-//! | 6 | [`engine`]: the only builder of sessions; tables over files, and Delta tables in `engine/delta` |
+//! | 6 | [`engine`]: the only builder of sessions; tables over files, Delta tables in `engine/delta`, other processes that classify in `engine/distributed` |
 //! | 7 | [`change`]: what an edit of a policy would do, and did |
 //! | 8 | [`jobs`]: work that outlives a statement |
 //! | 9 | [`server`]: PostgreSQL's wire protocol, sessions, roles, TLS |
@@ -36,6 +36,7 @@
 //! - An INSERT is there whole or not at all, wherever it goes. deltalake touches files through the session's stores only.
 //! - A question is put only while the budgets of its statement, and the limits of whoever pays, have room for the most that
 //!   it can cost.
+//! - A plan leaves this process only where its account and its rows are those of one process.
 //! - Every queue, cache, batch, text length and retry has a named limit in [`config`].
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

@@ -14,6 +14,8 @@ mod cron;
 mod delta;
 /// Examples of deployments.
 mod deployments;
+/// Statements that classify at workers.
+mod distributed;
 /// A model on servers, against a double.
 mod endpoint;
 /// What EXPLAIN says before anything is asked.

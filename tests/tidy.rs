@@ -49,7 +49,7 @@ const TOP: [&str; 15] = [
 ];
 
 /// Words and the only places under `src` that may hold them.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     (
         "<|start|>",
         &[
@@ -81,7 +81,11 @@ const ONLY_IN: [(&str, &[&str]); 8] = [
         ],
     ),
     ("env::var", &["config.rs"]),
-    ("SessionStateBuilder", &["engine.rs", "store/"]),
+    (
+        "SessionStateBuilder",
+        &["engine.rs", "engine/distributed", "store/"],
+    ),
+    ("tonic::", &["engine/distributed/"]),
 ];
 
 struct File {

@@ -10,7 +10,7 @@ mod server;
 pub(super) use job::{Job, JobRun};
 pub(super) use policy::{Policy, Test};
 pub(super) use report::{Report, ReportOn};
-pub(super) use server::{DataDir, PasswordFrom, Serve, User};
+pub(super) use server::{DataDir, PasswordFrom, Serve, User, Worker};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -40,6 +40,10 @@ pub(super) enum Command {
     Sql(Sql),
     /// Serve the PostgreSQL protocol
     Serve(Serve),
+    /// Classify for `sql` and `serve` of other processes that name this one with --workers
+    ///
+    /// SAFEGUARD_WORKER_TOKEN is what they must know, where it is set. What is sent is not encrypted.
+    Worker(Worker),
     /// Say who may log in to the server; works beside a running one
     #[command(subcommand)]
     User(User),
@@ -91,6 +95,8 @@ pub(super) struct Sql {
     /// A folder of policies: <name>/policy.md or <name>.md is published when it is new
     #[arg(long, value_name = "DIR")]
     pub policies: Option<PathBuf>,
+    #[command(flatten)]
+    pub workers: Workers,
     /// Commands and files in the order given.
     #[arg(skip)]
     pub sources: Vec<Source>,
@@ -103,6 +109,20 @@ pub(super) struct SharedStore {
     /// postgres://USER@HOST/DATABASE, the password in PGPASSWORD
     #[arg(id = "store", long = "store", value_name = "URL")]
     pub url: Option<String>,
+}
+
+/// Who classifies.
+#[derive(Debug, clap::Args)]
+pub(super) struct Workers {
+    /// Processes of `safeguard worker` that classify what is read from Parquet files, with the same store and model:
+    /// http://HOST:PORT[,http://..]
+    #[arg(
+        id = "workers",
+        long = "workers",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub urls: Vec<String>,
 }
 
 /// Where models with names are.

@@ -41,6 +41,7 @@ async fn work_off(args: JobRun) -> Result<ExitCode, Error> {
         content_roots: None,
         content_urls: None,
         policies: None,
+        workers: Vec::new(),
     })
     .await?;
     if let Some(line) = engine.demonstration() {

@@ -23,6 +23,7 @@ mod shell;
 mod table;
 mod users;
 mod value;
+mod worker;
 
 use crate::config::{self, Config, POLICY_BYTES_MAX};
 use crate::engine::{Engine, Session};
@@ -56,6 +57,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.command {
         Command::Sql(args) => sql(args).await,
         Command::Serve(args) => serve::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
         Command::User(command) => users::run(command).await,
         Command::Job(command) => jobs::run(command).await,
         Command::Policy(command) => policies::run(command).await,
@@ -94,6 +96,7 @@ async fn sql(args: args::Sql) -> ExitCode {
         content_roots: None,
         content_urls: None,
         policies: args.policies,
+        workers: args.workers.urls,
     };
     let ephemeral = config.data_dir.is_none();
     let (engine, session, beside) = match open(config, ephemeral).await {

@@ -43,6 +43,7 @@ async fn tested(args: Test) -> Result<ExitCode, Error> {
         content_roots: None,
         content_urls: None,
         policies: args.policies,
+        workers: Vec::new(),
     })
     .await?;
     for line in engine.take_policies().await? {

@@ -125,6 +125,8 @@ options! {
     content_roots: Vec<PathBuf>,
     /// A folder of policies of the user's.
     policies: PathBuf,
+    /// Addresses of workers that classify for this server.
+    workers: Vec<String>,
     /// The certificate chain, PEM.
     tls_cert: PathBuf,
     /// The certificate's key, PEM.
@@ -339,6 +341,7 @@ impl ServeConfig {
                 content_roots: Some(roots(folders)?),
                 content_urls: Some(urls),
                 policies: options.policies,
+                workers: options.workers.unwrap_or_default(),
             },
         };
         if config.is_exposed() && config.tls.is_none() {

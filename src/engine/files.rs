@@ -9,11 +9,13 @@ mod formats;
 mod groups;
 mod patterns;
 mod records;
+mod sent;
 mod source;
 mod text;
 
 pub(super) use formats::{INFERRED, nullable, register};
 pub(super) use patterns::matching;
+pub(super) use sent::{can_be_sent, plain, told};
 pub(super) use source::of_parquet;
 
 use super::delta;

@@ -58,7 +58,7 @@ pub(crate) struct Added {
 
 /// The operator.
 #[derive(Debug, Clone)]
-pub(crate) struct ClassifyExec {
+pub struct ClassifyExec {
     input: Arc<dyn ExecutionPlan>,
     ask: Arc<Ask>,
     properties: Arc<PlanProperties>,
@@ -130,13 +130,22 @@ impl ClassifyExec {
         }
     }
 
+    /// What it asks, and the columns that it adds.
+    pub(crate) fn asked(&self) -> (&[Question], &[Added]) {
+        (&self.ask.questions, &self.ask.added)
+    }
+
+    /// What it has of its plan.
+    pub(crate) fn shared(&self) -> Shared {
+        Shared {
+            classifier: Arc::clone(&self.ask.classifier),
+            statement: Arc::clone(&self.ask.statement),
+            partitions: self.ask.partitions,
+        }
+    }
+
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        let ask = self.ask.as_ref();
-        let shared = Shared {
-            classifier: Arc::clone(&ask.classifier),
-            statement: Arc::clone(&ask.statement),
-            partitions: ask.partitions,
-        };
+        let (ask, shared) = (self.ask.as_ref(), self.shared());
         let order = ask.order.clone();
         Self::in_order(
             input,

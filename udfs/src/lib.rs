@@ -8,7 +8,8 @@
 //! is made, and for which rows) → `node` → [`late`] (fewer rows yet) → [`plan`] → [`exec`] with [`statement`] (each
 //! text once) → `verdict` (Arrow). [`settings`] is `SET safeguard.*`, [`tally`] what a statement spent, [`budget`] what
 //! it may spend, `asks` what a plan will ask about,
-//! [`scripted`] a classifier for tests. `digest` names a text as verdict stores do.
+//! [`scripted`] a classifier for tests. `digest` names a text as verdict stores do. `parts` takes
+//! an operator apart for another process.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -22,6 +23,7 @@ mod guard;
 pub mod hoist;
 pub mod late;
 mod node;
+mod parts;
 pub mod plan;
 pub mod scripted;
 pub mod settings;
@@ -36,8 +38,10 @@ pub use classifier::{
     Classifier, ClassifyError, Decision, Provenance, Reason, Request, Source, Stage, Undecided,
     Verdict,
 };
+pub use exec::ClassifyExec;
 pub use functions::functions;
 pub use node::called;
+pub use parts::{Column, Parts, Question};
 pub use plan::install;
 pub use scripted::Scripted;
 pub use settings::{Answer, Effort, Lane, Mode, SafeguardSettings};

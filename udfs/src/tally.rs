@@ -212,6 +212,26 @@ impl Tally {
         }
     }
 
+    /// Counts what was counted for this statement elsewhere; its time is its own.
+    pub fn absorb(&self, more: &Summary) {
+        let add = |counter: &AtomicU64, n: u64| {
+            counter.fetch_add(n, Relaxed);
+        };
+        add(&self.rows, more.rows);
+        add(&self.distinct_texts, more.distinct_texts);
+        add(&self.recalled, more.recalled);
+        add(&self.screened, more.screened);
+        add(&self.convicted, more.convicted);
+        add(&self.escalated, more.escalated);
+        add(&self.asked, more.asked);
+        add(&self.tokens_in, more.tokens_in);
+        add(&self.tokens_out, more.tokens_out);
+        add(&self.busy, (more.busy_seconds * 1e6).round() as u64);
+        for (reason, n) in &more.undecided {
+            add(&self.undecided[*reason as usize], *n);
+        }
+    }
+
     /// Counts texts that a screen looked at and left to the model.
     pub fn escalated(&self, texts: u64) {
         self.escalated.fetch_add(texts, Relaxed);

@@ -1,6 +1,6 @@
 //! What can be typed after `safeguard serve` and `safeguard user`.
 
-use super::{AllowSwap, ModelsDir, SharedStore};
+use super::{AllowSwap, ModelsDir, SharedStore, Workers};
 use crate::config::{Role, ServeOptions};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -56,6 +56,8 @@ pub(in crate::cli) struct Serve {
     /// The time zone of jobs' schedules, such as Europe/Berlin [default: GMT]
     #[arg(long, value_name = "ZONE")]
     cron_timezone: Option<String>,
+    #[command(flatten)]
+    workers: Workers,
 }
 
 impl Serve {
@@ -77,6 +79,50 @@ impl Serve {
             max_connections: self.max_connections,
             backfill_workers: self.backfill_workers,
             cron_timezone: self.cron_timezone,
+            workers: (!self.workers.urls.is_empty()).then_some(self.workers.urls),
+            ..ServeOptions::default()
+        }
+    }
+}
+
+/// `safeguard worker`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Worker {
+    /// Where to listen [default: 127.0.0.1:5434]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where verdicts and policies are kept, the same as the coordinator's
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    shared: SharedStore,
+    /// The model to ask, the same as the coordinator's: `nano`, a model's folder, a name of `safeguard model list`, or
+    /// servers: `URL[#NAME][,URL..]` [default: nano]
+    #[arg(long, value_name = "NAME|DIR")]
+    model: Option<String>,
+    #[command(flatten)]
+    models: ModelsDir,
+    #[command(flatten)]
+    swap: AllowSwap,
+    /// A folder below which files are read, or a URL below which they are in an object store; may be repeated [default:
+    /// the working directory]
+    #[arg(long = "content-root", value_name = "DIR|URL")]
+    content_roots: Vec<PathBuf>,
+    /// Listen beyond this machine; what is sent is not encrypted, and SAFEGUARD_WORKER_TOKEN must be set
+    #[arg(long)]
+    pub allow_insecure: bool,
+}
+
+impl Worker {
+    /// What its engine is opened with, as a server's is.
+    pub fn options(self) -> ServeOptions {
+        ServeOptions {
+            data_dir: self.data_dir,
+            store: self.shared.url,
+            model: self.model,
+            models_dir: self.models.said(),
+            allow_swap: self.swap.allow_swap.then_some(true),
+            content_roots: (!self.content_roots.is_empty()).then_some(self.content_roots),
             ..ServeOptions::default()
         }
     }

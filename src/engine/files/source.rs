@@ -16,7 +16,7 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::object_store::ObjectStore;
+use datafusion::object_store::{ObjectStore, ObjectStoreExt};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
@@ -77,10 +77,14 @@ impl About {
         if !self.parquet {
             return error;
         }
-        let place = match is_damage(&error) {
-            true => groups::unreadable(&self.store, file, columns).await,
-            false => None,
-        };
+        if !is_damage(&error) {
+            return of_parquet(error, &name, None);
+        }
+        // DataFusion makes words of what a store says while it looks for a file's metadata.
+        if let Err(why) = self.store.head(&file.object_meta.location).await {
+            return why.into();
+        }
+        let place = groups::unreadable(&self.store, file, columns).await;
         of_parquet(error, &name, place.as_deref())
     }
 
