@@ -59,7 +59,7 @@ impl Channels {
         let unreachable = |why: String| Error::Refused {
             sqlstate: "08001",
             why: format!("cannot reach the worker at {url}: {why}"),
-            hint: None,
+            hint: Some("start `safeguard worker` there, or leave it out of --workers".to_owned()),
         };
         let endpoint = Endpoint::from_shared(url.to_string());
         let endpoint = endpoint.map_err(|e| unreachable(e.to_string()))?;
