@@ -56,7 +56,7 @@ fn main() {
                 .collect();
             let mut y = vec![0.0; m * OUTS];
             let [int8, int16] = [1, 2].map(|planes| {
-                let x = Quantised::new(isa, &x, INPUTS, planes);
+                let x = Quantised::new(isa, &x, INPUTS, planes).tiles(0..m);
                 rate(EXPERTS * m * OUTS * INPUTS, || {
                     for expert in 0..EXPERTS {
                         let size = OUTS * INPUTS;

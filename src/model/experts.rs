@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::weights::{Stored, Weights};
 use super::{Config, ModelError};
 use safeguard_kernels::Isa;
-use safeguard_kernels::mxfp4::{self, BLOCK_BYTES, Matrix, Quantised};
+use safeguard_kernels::mxfp4::{self, BLOCK_BYTES, Matrix, Quantised, Tiles};
 use safeguard_kernels::pointwise::{self, Swiglu};
 
 /// One layer's experts and their router.
@@ -49,7 +49,7 @@ struct Share {
 /// What a product's rows are made of.
 enum Rows {
     Exact(Vec<f32>),
-    Quantised(Quantised),
+    Quantised(Tiles),
 }
 
 /// How to compute.
@@ -103,7 +103,7 @@ impl Experts {
             }
             let picked = shares.iter().map(|share| share.row);
             let rows = match &quantised {
-                Some(quantised) => Rows::Quantised(quantised.pick(picked)),
+                Some(quantised) => Rows::Quantised(quantised.tiles(picked)),
                 None => Rows::Exact(
                     picked
                         .flat_map(|row| &x[row * hidden..(row + 1) * hidden])
@@ -151,7 +151,8 @@ impl Experts {
         let active = swiglu.apply(how.isa, &inner, bias);
         let active = match how.precision.planes() {
             Some(planes) => {
-                Rows::Quantised(Quantised::new(how.isa, &active, self.down.cols, planes))
+                let quantised = Quantised::new(how.isa, &active, self.down.cols, planes);
+                Rows::Quantised(quantised.tiles(0..n))
             }
             None => Rows::Exact(active),
         };

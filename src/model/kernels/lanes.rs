@@ -105,8 +105,8 @@ unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 /// Sixteen f32, with sixteen i32 beside them.
 ///
 /// # Safety
-/// Every method needs the processor to have the set; pointers are read or written for sixteen elements (`dot` reads 64
-/// bytes of weights) and need no alignment.
+/// Every method needs the processor to have the set; pointers are read or written for sixteen elements and need
+/// no alignment.
 pub(crate) trait Lanes: Copy {
     type Ints: Copy;
     /// Whether there are registers for few lanes only, so that tiles had better be small.
@@ -132,15 +132,15 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_ints(from: *const i32) -> Self::Ints;
     unsafe fn store_ints(ints: Self::Ints, to: *mut i32);
     unsafe fn to_floats(ints: Self::Ints) -> Self;
-    /// Adds to lane i the products of the four unsigned bytes of `x` with the signed bytes 4i.. at `weights`, whose
-    /// size is at most 64.
-    unsafe fn dot(sum: Self::Ints, x: u32, weights: *const i8) -> Self::Ints;
-    /// Sixteen elements at `to`: each lane times -1.
-    unsafe fn store_negated(ints: Self::Ints, to: *mut i32);
+    unsafe fn splat_ints(x: i32) -> Self::Ints;
+    /// Two to the power of each lane less 127, of lanes in 0..=255; infinite for 255.
+    unsafe fn powers(codes: Self::Ints) -> Self;
+    /// Adds to each lane the products of its four unsigned bytes of `weights`, below 128, with the signed ones of `x`.
+    unsafe fn dot(sum: Self::Ints, weights: Self::Ints, x: i32) -> Self::Ints;
     /// Sixteen bytes of each row, as four columns of four bytes.
     unsafe fn columns(rows: &[*const u8; WIDTH]) -> [Self::Ints; 4];
-    /// 64 bytes each: what `table` has for each low nibble, and for each high one.
-    unsafe fn look_up(column: Self::Ints, table: &[i8; 16], low: *mut i8, high: *mut i8);
+    /// What `table` has for each low nibble, and for each high one.
+    unsafe fn look_up(column: Self::Ints, table: &[u8; 16]) -> (Self::Ints, Self::Ints);
 
     /// The sum of all lanes: halves onto halves, eight, four, two, one.
     #[inline(always)]

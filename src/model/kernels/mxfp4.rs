@@ -21,14 +21,24 @@ pub const BLOCK_BYTES: usize = BLOCK / 2;
 
 /// Rows unpacked together: one for each lane.
 const ROWS: usize = 16;
-/// Bytes of one block of a panel: for each four inputs sixteen rows of four weights.
-const PANEL_BYTES: usize = BLOCK * ROWS;
+/// Groups of four inputs in a block: a register holds one of them of sixteen rows.
+const GROUPS: usize = BLOCK / 4;
 /// Rows of activations in a tile.
 const TILE: usize = 8;
 /// Twice what a nibble stands for.
 const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-/// Added to activations so that they are unsigned.
-const OFFSET: i32 = 128;
+/// Added to doubled weights so that they are unsigned, as the first operand of byte products is.
+const OFFSET: i8 = 12;
+/// [`DOUBLED`] with [`OFFSET`].
+const RAISED: [u8; 16] = {
+    let mut raised = [0; 16];
+    let mut nibble = 0;
+    while nibble < 16 {
+        raised[nibble] = (DOUBLED[nibble] + OFFSET).cast_unsigned();
+        nibble += 1;
+    }
+    raised
+};
 /// Below this many products a call is not worth a second thread.
 const THREADED_MIN: usize = 1 << 20;
 
@@ -77,8 +87,10 @@ fn power(code: u8) -> f32 {
 pub struct Quantised {
     cols: usize,
     planes: usize,
-    /// `[n, planes, cols]`, offset by 128; within a block in the order of a panel.
-    bytes: Vec<u8>,
+    /// `[n, planes, cols]`, signed; within a block in the order of a panel.
+    bytes: Vec<i8>,
+    /// `[n, planes, cols / 32]`: what makes up for the weights' offset.
+    corrections: Vec<i32>,
     /// `[n, cols / 32]`: the steps of the last plane.
     scales: Vec<f32>,
 }
@@ -99,39 +111,61 @@ impl Quantised {
             cols,
             planes,
             bytes: vec![0; planes * x.len()],
+            corrections: vec![0; planes * x.len() / BLOCK],
             scales: vec![0.0; x.len() / BLOCK],
         };
         isa.run(Quantise { x, to: &mut to });
         to
     }
 
-    /// Rows.
-    pub fn len(&self) -> usize {
-        self.bytes.len() / (self.planes * self.cols)
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Some of the rows, in the order asked for.
-    pub fn pick(&self, rows: impl ExactSizeIterator<Item = usize>) -> Quantised {
-        let (width, per_row) = (self.planes * self.cols, self.cols / BLOCK);
-        let mut to = Quantised {
-            cols: self.cols,
-            planes: self.planes,
-            bytes: Vec::with_capacity(rows.len() * width),
-            scales: Vec::with_capacity(rows.len() * per_row),
-        };
-        for row in rows {
-            to.bytes
-                .extend_from_slice(&self.bytes[row * width..(row + 1) * width]);
-            to.scales
-                .extend_from_slice(&self.scales[row * per_row..(row + 1) * per_row]);
+    /// Some of the rows in the order asked for, laid out for products.
+    pub fn tiles(&self, rows: impl ExactSizeIterator<Item = usize>) -> Tiles {
+        let (n, per_row) = (rows.len(), self.cols / BLOCK);
+        let (planes, words) = (self.planes, words(self.planes));
+        let mut packed = vec![0; n * per_row * words];
+        for (at, row) in rows.enumerate() {
+            // A tile is narrower where there are not rows enough.
+            let (first, i) = (at / TILE * TILE, at % TILE);
+            let width = (n - first).min(TILE);
+            let tile = &mut packed[first * per_row * words..][..width * per_row * words];
+            for (block, to) in tile.chunks_exact_mut(width * words).enumerate() {
+                for plane in 0..planes {
+                    let at = (row * planes + plane) * per_row + block;
+                    to[plane * width + i] = self.corrections[at];
+                    let bytes = self.bytes[at * BLOCK..(at + 1) * BLOCK].chunks_exact(4);
+                    for (group, bytes) in bytes.enumerate() {
+                        let [a, b, c, d] = [bytes[0], bytes[1], bytes[2], bytes[3]];
+                        to[((1 + group) * planes + plane) * width + i] =
+                            i32::from_le_bytes([a, b, c, d].map(i8::cast_unsigned));
+                    }
+                }
+                let scale = self.scales[row * per_row + block];
+                to[(words - 1) * width + i] = scale.to_bits().cast_signed();
+            }
         }
-        to
+        Tiles {
+            rows: n,
+            cols: self.cols,
+            planes,
+            packed,
+        }
     }
+}
+
+/// [`Quantised`] rows by eights, in the order in which a product reads them.
+#[derive(Debug)]
+pub struct Tiles {
+    rows: usize,
+    cols: usize,
+    planes: usize,
+    /// `[tiles, cols / 32, words, rows of the tile]`; of each block corrections `[planes]`, elements `[8, planes]` of
+    /// four bytes, and a scale's bits.
+    packed: Vec<i32>,
+}
+
+/// Words of a row in a block of a tile.
+const fn words(planes: usize) -> usize {
+    (1 + GROUPS) * planes + 1
 }
 
 struct Quantise<'a> {
@@ -145,11 +179,13 @@ impl Kernel for Quantise<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (cols, planes) = (self.to.cols, self.to.planes);
-        let rows = self
-            .x
-            .chunks_exact(cols)
-            .zip(self.to.bytes.chunks_exact_mut(planes * cols));
-        for ((x, bytes), scales) in rows.zip(self.to.scales.chunks_exact_mut(cols / BLOCK)) {
+        let per_row = cols / BLOCK;
+        let planes_of = self.to.bytes.chunks_exact_mut(planes * cols);
+        let planes_of = planes_of.zip(self.to.corrections.chunks_exact_mut(planes * per_row));
+        let rows = self.x.chunks_exact(cols).zip(planes_of);
+        for ((x, (bytes, corrections)), scales) in
+            rows.zip(self.to.scales.chunks_exact_mut(per_row))
+        {
             for (block, (x, scale)) in x.chunks_exact(BLOCK).zip(scales).enumerate() {
                 // SAFETY: both halves of a block have sixteen elements; the set is there, as `Isa::run` saw to.
                 unsafe {
@@ -161,13 +197,14 @@ impl Kernel for Quantise<'_> {
                     let steps = L::splat(if step > 0.0 { 1.0 / step } else { 0.0 });
                     let halves = halves.map(|x| x.mul(steps));
                     let rounded = halves.map(|x| x.round_and_power().0);
-                    place(rounded, &mut bytes[block * BLOCK..(block + 1) * BLOCK]);
+                    corrections[block] =
+                        place(rounded, &mut bytes[block * BLOCK..(block + 1) * BLOCK]);
                     if planes == 2 {
                         let minus = L::splat(-1.0);
                         let rest = |i: usize| rounded[i].fma(minus, halves[i]).mul(L::splat(FINER));
                         let rounded = [rest(0).round_and_power().0, rest(1).round_and_power().0];
                         let at = cols + block * BLOCK;
-                        place(rounded, &mut bytes[at..at + BLOCK]);
+                        corrections[per_row + block] = place(rounded, &mut bytes[at..at + BLOCK]);
                     }
                 }
             }
@@ -188,23 +225,27 @@ unsafe fn largest<L: Lanes>(halves: [L; 2]) -> f32 {
     }
 }
 
-/// Integers of a block as offset bytes, in the order of a panel.
+/// Integers of a block as bytes, in the order of a panel; what to add to their products with raised weights.
 ///
 /// # Safety
 /// The processor has the set.
 #[inline(always)]
-unsafe fn place<L: Lanes>(rounded: [L; 2], bytes: &mut [u8]) {
+unsafe fn place<L: Lanes>(rounded: [L; 2], bytes: &mut [i8]) -> i32 {
     let mut plain = [0.0f32; BLOCK];
     // SAFETY: sixteen elements each.
     unsafe {
         rounded[0].store(plain.as_mut_ptr());
         rounded[1].store(plain.as_mut_ptr().add(16));
     }
+    let mut sum = 0;
     for (group, bytes) in bytes.chunks_exact_mut(4).enumerate() {
         for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = (plain[element(group, i)] as i32 + OFFSET) as u8;
+            // What is not a number becomes 0: the scale tells of it.
+            *byte = plain[element(group, i)] as i8;
+            sum += i32::from(*byte);
         }
     }
+    -i32::from(OFFSET) * sum
 }
 
 /// Which element of a block is the `i`th of a panel's `group`: nibbles of one kind from four bytes that follow each
@@ -214,8 +255,8 @@ const fn element(group: usize, i: usize) -> usize {
 }
 
 /// `y` `[n, rows]` = `x` `[n, cols]` times the matrix transposed.
-pub fn product(isa: Isa, x: &Quantised, matrix: Matrix, y: &mut [f32]) {
-    let (n, rows) = (x.len(), matrix.rows());
+pub fn product(isa: Isa, x: &Tiles, matrix: Matrix, y: &mut [f32]) {
+    let (n, rows) = (x.rows, matrix.rows());
     assert_eq!(x.cols, matrix.cols, "bug: activations of another width");
     assert_eq!(y.len(), n * rows, "bug: {n} rows of {rows} do not fit");
     let to = Columns::new(y, rows);
@@ -270,7 +311,7 @@ fn brain_floats(matrix: Matrix) -> Vec<u8> {
 
 /// All activations times sixteen rows of weights.
 struct Panel<'a> {
-    x: &'a Quantised,
+    x: &'a Tiles,
     matrix: Matrix<'a>,
     first: usize,
     /// How many of the sixteen there are.
@@ -278,17 +319,20 @@ struct Panel<'a> {
     to: Columns,
 }
 
-/// One block of sixteen rows, unpacked.
+/// One block of sixteen rows, unpacked, where more than one tile of activations wants it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Unpacked {
-    /// `[groups of four inputs][rows][four inputs]`.
-    weights: [i8; PANEL_BYTES],
-    /// What makes up for the activations' offset, for each row.
-    corrections: [i32; ROWS],
+    /// `[groups][rows]`, raised.
+    weights: [[i32; ROWS]; GROUPS],
     /// Half of each row's power of two, since the weights are doubled.
     scales: [f32; ROWS],
 }
+
+const EMPTY: Unpacked = Unpacked {
+    weights: [[0; ROWS]; GROUPS],
+    scales: [0.0; ROWS],
+};
 
 thread_local! {
     /// Room for a panel, kept between calls.
@@ -300,124 +344,127 @@ impl Kernel for Panel<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let empty = Unpacked {
-            weights: [0; PANEL_BYTES],
-            corrections: [0; ROWS],
-            scales: [0.0; ROWS],
-        };
-        let mut room = ROOM.take();
-        room.resize(self.matrix.cols / BLOCK, empty);
-        for (block, to) in room.iter_mut().enumerate() {
-            self.unpack::<L>(block, to);
-        }
         match self.x.planes {
-            1 => self.rows::<L, 1>(&room),
-            _ => self.rows::<L, 2>(&room),
+            1 => self.rows::<L, 1>(),
+            _ => self.rows::<L, 2>(),
         }
-        ROOM.set(room);
     }
 }
 
 impl Panel<'_> {
     #[inline(always)]
-    fn rows<L: Lanes, const PLANES: usize>(&self, room: &[Unpacked]) {
-        let n = self.x.len();
-        let mut row = 0;
-        while row < n {
-            let rows = (n - row).min(TILE);
-            // SAFETY: `rows` rows from `row` exist; this thread alone has these outputs; the set is there.
-            unsafe {
-                match rows {
-                    8 => self.tile::<L, 8, PLANES>(room, row),
-                    4.. => {
-                        self.tile::<L, 4, PLANES>(room, row);
-                        self.few::<L, PLANES>(room, row + 4, rows - 4);
-                    }
-                    _ => self.few::<L, PLANES>(room, row, rows),
-                }
+    fn rows<L: Lanes, const PLANES: usize>(&self) {
+        let n = self.x.rows;
+        // SAFETY: `product` checked the lengths; this thread alone has these outputs; the set is there.
+        unsafe {
+            if n <= TILE {
+                let mut once = Once {
+                    panel: self,
+                    room: EMPTY,
+                };
+                return self.tiles::<L, PLANES>(&mut once, 0, n);
             }
-            row += rows;
+            let mut room = ROOM.take();
+            room.resize(self.matrix.cols / BLOCK, EMPTY);
+            for (block, to) in room.iter_mut().enumerate() {
+                self.unpack::<L>(block, to);
+            }
+            for row in (0..n).step_by(TILE) {
+                self.tiles::<L, PLANES>(&mut &room[..], row, (n - row).min(TILE));
+            }
+            ROOM.set(room);
         }
     }
 
-    /// Up to three rows.
+    /// Up to eight rows.
     ///
     /// # Safety
     /// As for `tile`.
     #[inline(always)]
-    unsafe fn few<L: Lanes, const PLANES: usize>(
+    unsafe fn tiles<L: Lanes, const PLANES: usize>(
         &self,
-        room: &[Unpacked],
+        weights: &mut impl Blocks,
         row: usize,
         rows: usize,
     ) {
         // SAFETY: as the caller promises.
         unsafe {
             match rows {
-                3 => self.tile::<L, 3, PLANES>(room, row),
-                2 => self.tile::<L, 2, PLANES>(room, row),
-                1 => self.tile::<L, 1, PLANES>(room, row),
-                _ => {}
+                8 => self.tile::<L, 8, PLANES>(weights, row),
+                7 => self.tile::<L, 7, PLANES>(weights, row),
+                6 => self.tile::<L, 6, PLANES>(weights, row),
+                5 => self.tile::<L, 5, PLANES>(weights, row),
+                4 => self.tile::<L, 4, PLANES>(weights, row),
+                3 => self.tile::<L, 3, PLANES>(weights, row),
+                2 => self.tile::<L, 2, PLANES>(weights, row),
+                _ => self.tile::<L, 1, PLANES>(weights, row),
             }
         }
     }
 
     /// One block of the panel's rows; rows that are not there are like the last one and are not kept.
+    ///
+    /// # Safety
+    /// The processor has the set.
     #[inline(always)]
-    fn unpack<L: Lanes>(&self, block: usize, to: &mut Unpacked) {
+    unsafe fn unpack<L: Lanes>(&self, block: usize, to: &mut Unpacked) {
         let per_row = self.matrix.cols / BLOCK;
-        // SAFETY: `product` checked the lengths, so every row has its block and its scale; the set is there.
+        // SAFETY: `product` checked the lengths, so every row has its block and its scale.
         unsafe {
             let at = |row: usize| (self.first + row.min(self.rows - 1)) * per_row + block;
             let rows =
                 std::array::from_fn(|row| self.matrix.blocks.as_ptr().add(at(row) * BLOCK_BYTES));
-            for row in 0..ROWS {
-                let code = *self.matrix.scales.get_unchecked(at(row));
-                to.scales[row] = power(code) * 0.5;
+            let codes: [i32; ROWS] =
+                std::array::from_fn(|row| i32::from(*self.matrix.scales.get_unchecked(at(row))));
+            let scales = L::powers(L::load_ints(codes.as_ptr()));
+            scales.mul(L::splat(0.5)).store(to.scales.as_mut_ptr());
+            for (column, to) in L::columns(&rows)
+                .into_iter()
+                .zip(to.weights.chunks_exact_mut(2))
+            {
+                let (low, high) = L::look_up(column, &RAISED);
+                L::store_ints(low, to[0].as_mut_ptr());
+                L::store_ints(high, to[1].as_mut_ptr());
             }
-            for (pair, column) in L::columns(&rows).into_iter().enumerate() {
-                let low = to.weights.as_mut_ptr().add(128 * pair);
-                L::look_up(column, &DOUBLED, low, low.add(64));
-            }
-            let mut sums = L::load_ints([0; ROWS].as_ptr());
-            for group in 0..BLOCK / 4 {
-                let offset = u32::from_le_bytes([OFFSET as u8; 4]);
-                sums = L::dot(sums, offset, to.weights.as_ptr().add(group * 64));
-            }
-            L::store_negated(sums, to.corrections.as_mut_ptr());
         }
     }
 
     /// # Safety
-    /// `N` rows of activations from `row` exist; the processor has the set.
+    /// `N` rows of activations from `row` exist; this thread alone has their outputs of this panel; the processor has
+    /// the set.
     #[inline(always)]
     unsafe fn tile<L: Lanes, const N: usize, const PLANES: usize>(
         &self,
-        panel: &[Unpacked],
+        weights: &mut impl Blocks,
         row: usize,
     ) {
-        let (cols, per_row) = (self.x.cols, self.x.cols / BLOCK);
+        let per_row = self.x.cols / BLOCK;
+        let words = const { words(PLANES) };
         // SAFETY: as the caller promises; a panel has as many blocks as a row of activations.
         unsafe {
-            let bytes = self.x.bytes.as_ptr().add(row * PLANES * cols);
-            let scales = self.x.scales.as_ptr().add(row * per_row);
+            let mut x = self.x.packed.as_ptr().add(row * per_row * words);
             let mut sums = [L::splat(0.0); N];
-            for (block, unpacked) in panel.iter().enumerate() {
-                let corrections = L::load_ints(unpacked.corrections.as_ptr());
-                let mut ints = [[corrections; N]; PLANES];
-                for group in 0..BLOCK / 4 {
-                    let weights = unpacked.weights.as_ptr().add(group * 64);
+            for block in 0..per_row {
+                let unpacked = weights.block::<L>(block);
+                let mut ints = [[L::splat_ints(0); N]; PLANES];
+                for (plane, ints) in ints.iter_mut().enumerate() {
+                    for (i, int) in ints.iter_mut().enumerate() {
+                        *int = L::splat_ints(*x.add(plane * N + i));
+                    }
+                }
+                for (group, weights) in unpacked.weights.iter().enumerate() {
+                    let weights = L::load_ints(weights.as_ptr());
                     for (plane, ints) in ints.iter_mut().enumerate() {
+                        let x = x.add(((1 + group) * PLANES + plane) * N);
                         for (i, int) in ints.iter_mut().enumerate() {
-                            let at = (i * PLANES + plane) * cols + block * BLOCK + group * 4;
-                            let x = bytes.add(at).cast::<u32>().read_unaligned();
-                            *int = L::dot(*int, x, weights);
+                            *int = L::dot(*int, weights, *x.add(i));
                         }
                     }
                 }
                 let scale = L::load(unpacked.scales.as_ptr());
+                let scales = x.add((words - 1) * N).cast::<f32>();
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let scale = scale.mul(L::splat(*scales.add(i * per_row + block)));
+                    let scale = scale.mul(L::splat(*scales.add(i)));
                     let mut whole = L::to_floats(ints[0][i]);
                     if PLANES == 2 {
                         // Exact: both are integers, and the whole is below 2^24.
@@ -425,6 +472,7 @@ impl Panel<'_> {
                     }
                     *sum = whole.fma(scale, *sum);
                 }
+                x = x.add(words * N);
             }
             for (i, sum) in sums.iter().enumerate() {
                 let to = self.to.at(row + i, self.first);
@@ -437,6 +485,36 @@ impl Panel<'_> {
                 }
             }
         }
+    }
+}
+
+/// Where a tile has its weights from, a block of sixteen rows at a time.
+trait Blocks {
+    /// # Safety
+    /// There is such a block; the processor has the set.
+    unsafe fn block<L: Lanes>(&mut self, block: usize) -> &Unpacked;
+}
+
+/// Unpacked when they are wanted, and not kept.
+struct Once<'a> {
+    panel: &'a Panel<'a>,
+    room: Unpacked,
+}
+
+impl Blocks for Once<'_> {
+    #[inline(always)]
+    unsafe fn block<L: Lanes>(&mut self, block: usize) -> &Unpacked {
+        // SAFETY: as the caller promises.
+        unsafe { self.panel.unpack::<L>(block, &mut self.room) };
+        &self.room
+    }
+}
+
+impl Blocks for &[Unpacked] {
+    #[inline(always)]
+    unsafe fn block<L: Lanes>(&mut self, block: usize) -> &Unpacked {
+        // SAFETY: as the caller promises.
+        unsafe { self.get_unchecked(block) }
     }
 }
 

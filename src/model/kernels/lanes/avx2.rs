@@ -128,23 +128,30 @@ impl Lanes for Avx2 {
         unsafe { Avx2(_mm256_cvtepi32_ps(ints.0), _mm256_cvtepi32_ps(ints.1)) }
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::Ints, x: u32, weights: *const i8) -> Self::Ints {
+    unsafe fn splat_ints(x: i32) -> Self::Ints {
+        unsafe { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn powers(codes: Self::Ints) -> Self {
         unsafe {
-            let x = _mm256_set1_epi32(x.cast_signed());
-            // Pairs fit 16 bits: 2 * 255 * 64 is below 2^15.
-            let half = |sum: __m256i, weights: *const i8| {
-                let pairs = _mm256_maddubs_epi16(x, _mm256_loadu_si256(weights.cast()));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            // 2^-127 is below the normal range: its one bit is the mantissa's highest.
+            let half = |codes| {
+                let bits = _mm256_slli_epi32::<23>(codes);
+                _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(1 << 22)))
             };
-            (half(sum.0, weights), half(sum.1, weights.add(32)))
+            Avx2(half(codes.0), half(codes.1))
         }
     }
     #[inline(always)]
-    unsafe fn store_negated(ints: Self::Ints, to: *mut i32) {
+    unsafe fn dot(sum: Self::Ints, weights: Self::Ints, x: i32) -> Self::Ints {
         unsafe {
-            let negated = |x| _mm256_sub_epi32(_mm256_setzero_si256(), x);
-            _mm256_storeu_si256(to.cast(), negated(ints.0));
-            _mm256_storeu_si256(to.add(8).cast(), negated(ints.1));
+            let x = _mm256_set1_epi32(x);
+            // Pairs fit 16 bits: 2 * 127 * 128 is below 2^15.
+            let half = |sum: __m256i, weights: __m256i| {
+                let pairs = _mm256_maddubs_epi16(weights, x);
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            (half(sum.0, weights.0), half(sum.1, weights.1))
         }
     }
     #[inline(always)]
@@ -155,16 +162,16 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn look_up(column: Self::Ints, table: &[i8; 16], low: *mut i8, high: *mut i8) {
+    unsafe fn look_up(column: Self::Ints, table: &[u8; 16]) -> (Self::Ints, Self::Ints) {
         unsafe {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             let nibbles = _mm256_set1_epi8(15);
-            for (i, half) in [column.0, column.1].into_iter().enumerate() {
-                let lows = _mm256_and_si256(half, nibbles);
-                let highs = _mm256_and_si256(_mm256_srli_epi16::<4>(half), nibbles);
-                _mm256_storeu_si256(low.add(32 * i).cast(), _mm256_shuffle_epi8(table, lows));
-                _mm256_storeu_si256(high.add(32 * i).cast(), _mm256_shuffle_epi8(table, highs));
-            }
+            let low = |half| _mm256_shuffle_epi8(table, _mm256_and_si256(half, nibbles));
+            let high = |half| low(_mm256_srli_epi16::<4>(half));
+            (
+                (low(column.0), low(column.1)),
+                (high(column.0), high(column.1)),
+            )
         }
     }
 }

@@ -85,15 +85,20 @@ impl Lanes for Avx512 {
         unsafe { Avx512(_mm512_cvtepi32_ps(ints)) }
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::Ints, x: u32, weights: *const i8) -> Self::Ints {
+    unsafe fn splat_ints(x: i32) -> Self::Ints {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn powers(codes: Self::Ints) -> Self {
         unsafe {
-            let weights = _mm512_loadu_si512(weights.cast());
-            _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(x.cast_signed()), weights)
+            // 2^-127 is below the normal range: its one bit is the mantissa's highest.
+            let bits = _mm512_max_epi32(_mm512_slli_epi32::<23>(codes), _mm512_set1_epi32(1 << 22));
+            Avx512(_mm512_castsi512_ps(bits))
         }
     }
     #[inline(always)]
-    unsafe fn store_negated(ints: Self::Ints, to: *mut i32) {
-        unsafe { _mm512_storeu_si512(to.cast(), _mm512_sub_epi32(_mm512_setzero_si512(), ints)) }
+    unsafe fn dot(sum: Self::Ints, weights: Self::Ints, x: i32) -> Self::Ints {
+        unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x)) }
     }
     #[inline(always)]
     unsafe fn columns(rows: &[*const u8; WIDTH]) -> [Self::Ints; 4] {
@@ -118,14 +123,16 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn look_up(column: Self::Ints, table: &[i8; 16], low: *mut i8, high: *mut i8) {
+    unsafe fn look_up(column: Self::Ints, table: &[u8; 16]) -> (Self::Ints, Self::Ints) {
         unsafe {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             let nibbles = _mm512_set1_epi8(15);
             let lows = _mm512_and_si512(column, nibbles);
             let highs = _mm512_and_si512(_mm512_srli_epi16::<4>(column), nibbles);
-            _mm512_storeu_si512(low.cast(), _mm512_shuffle_epi8(table, lows));
-            _mm512_storeu_si512(high.cast(), _mm512_shuffle_epi8(table, highs));
+            (
+                _mm512_shuffle_epi8(table, lows),
+                _mm512_shuffle_epi8(table, highs),
+            )
         }
     }
 }

@@ -88,19 +88,21 @@ impl Lanes for Portable {
         Portable(ints.map(|i| i as f32))
     }
     #[inline(always)]
-    unsafe fn dot(sum: Self::Ints, x: u32, weights: *const i8) -> Self::Ints {
-        // SAFETY: 64 bytes, as the trait says.
-        let weights = unsafe { weights.cast::<[[i8; 4]; WIDTH]>().read_unaligned() };
-        let x = x.to_le_bytes().map(i32::from);
-        std::array::from_fn(|i| {
-            let w = weights[i].map(i32::from);
-            sum[i] + (x[0] * w[0] + x[1] * w[1]) + (x[2] * w[2] + x[3] * w[3])
-        })
+    unsafe fn splat_ints(x: i32) -> Self::Ints {
+        [x; WIDTH]
     }
     #[inline(always)]
-    unsafe fn store_negated(ints: Self::Ints, to: *mut i32) {
-        // SAFETY: sixteen elements, as the trait says.
-        unsafe { to.cast::<[i32; WIDTH]>().write_unaligned(ints.map(|i| -i)) }
+    unsafe fn powers(codes: Self::Ints) -> Self {
+        // 2^-127 is below the normal range: its one bit is the mantissa's highest.
+        Portable(codes.map(|code| f32::from_bits((code << 23).max(1 << 22).cast_unsigned())))
+    }
+    #[inline(always)]
+    unsafe fn dot(sum: Self::Ints, weights: Self::Ints, x: i32) -> Self::Ints {
+        let x = x.to_le_bytes().map(|byte| i32::from(byte.cast_signed()));
+        std::array::from_fn(|i| {
+            let w = weights[i].to_le_bytes().map(i32::from);
+            sum[i] + (x[0] * w[0] + x[1] * w[1]) + (x[2] * w[2] + x[3] * w[3])
+        })
     }
     #[inline(always)]
     unsafe fn columns(rows: &[*const u8; WIDTH]) -> [Self::Ints; 4] {
@@ -113,15 +115,13 @@ impl Lanes for Portable {
         })
     }
     #[inline(always)]
-    unsafe fn look_up(column: Self::Ints, table: &[i8; 16], low: *mut i8, high: *mut i8) {
-        for (at, four) in column.into_iter().enumerate() {
-            for (i, byte) in four.to_le_bytes().into_iter().enumerate() {
-                // SAFETY: 64 bytes, as the trait says.
-                unsafe {
-                    *low.add(4 * at + i) = table[usize::from(byte & 15)];
-                    *high.add(4 * at + i) = table[usize::from(byte >> 4)];
-                }
-            }
-        }
+    unsafe fn look_up(column: Self::Ints, table: &[u8; 16]) -> (Self::Ints, Self::Ints) {
+        let of = |shift: u32| {
+            column.map(|four| {
+                let bytes = four.to_le_bytes();
+                i32::from_le_bytes(bytes.map(|byte| table[usize::from(byte >> shift & 15)]))
+            })
+        };
+        (of(0), of(4))
     }
 }
