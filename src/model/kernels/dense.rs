@@ -128,6 +128,11 @@ impl Panel<'_> {
             for input in (0..self.inputs).step_by(8) {
                 // SAFETY: eight brain floats from `input` are inside their row, as `inputs` is a multiple of 8.
                 unsafe {
+                    // As many bytes of the next tile: memory is far, and rows are too many for it to be foreseen.
+                    let next = 2 * ((first + TILE_OUTS) * self.inputs + input * WIDTH);
+                    for line in (0..2 * 8 * WIDTH).step_by(64) {
+                        L::prefetch(self.weights.as_ptr().wrapping_add(next + line));
+                    }
                     let rows = std::array::from_fn(|i| match i < there {
                         true => self
                             .weights

@@ -112,6 +112,10 @@ pub(crate) trait Lanes: Copy {
     /// Whether there are registers for few lanes only, so that tiles had better be small.
     const NARROW: bool;
 
+    /// Says that what is there will be read soon; it need not exist.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);

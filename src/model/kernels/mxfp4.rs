@@ -416,6 +416,11 @@ impl Panel<'_> {
                 std::array::from_fn(|row| self.matrix.blocks.as_ptr().add(at(row) * BLOCK_BYTES));
             let codes: [i32; ROWS] =
                 std::array::from_fn(|row| i32::from(*self.matrix.scales.get_unchecked(at(row))));
+            // The next panel's share, as memory is far and rows are too many for it to be foreseen.
+            let next = ((self.first + ROWS) * per_row + block * ROWS) * BLOCK_BYTES;
+            for line in (0..ROWS * BLOCK_BYTES).step_by(64) {
+                L::prefetch(self.matrix.blocks.as_ptr().wrapping_add(next + line));
+            }
             let scales = L::powers(L::load_ints(codes.as_ptr()));
             scales.mul(L::splat(0.5)).store(to.scales.as_mut_ptr());
             for (column, to) in L::columns(&rows)
