@@ -91,7 +91,8 @@ impl GptOss {
         let tokens: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
         let (mut parts, mut gathered) = (vec![0], 0);
         for piece in pieces {
-            if gathered * threads >= tokens * parts.len() {
+            // A piece goes where more than half of it belongs.
+            if (2 * gathered + piece.ids.len()) * threads > 2 * tokens * parts.len() {
                 parts.push(0);
             }
             gathered += piece.ids.len();

@@ -141,7 +141,7 @@ impl<'b, I: Iterator<Item = HeadBlock<'b>>> Kernel for Tile<'_, I> {
                     let scores = &mut scores[row * BLOCK..(row + 1) * BLOCK];
                     let seen = &mut self.seen[row * self.dim..(row + 1) * self.dim];
                     let (largest, sum) = (&mut self.largest[row], &mut self.sums[row]);
-                    weigh::<L>(scores, inside(visible), scale, largest, sum, seen);
+                    weigh::<L>(scores, &any, inside(visible), scale, largest, sum, seen);
                 }
                 let product = Product {
                     n,
@@ -160,13 +160,15 @@ impl<'b, I: Iterator<Item = HeadBlock<'b>>> Kernel for Tile<'_, I> {
     }
 }
 
-/// Turns one query's scores in a block into weights, relative to its largest score so far; zero where it sees nothing.
+/// Turns one query's scores in a block into weights, relative to its largest score so far; zero where of `any` it sees
+/// nothing.
 ///
 /// # Safety
 /// The processor has the set.
 #[inline(always)]
 unsafe fn weigh<L: Lanes>(
     scores: &mut [f32],
+    any: &Range<usize>,
     inside: Range<usize>,
     scale: f32,
     largest: &mut f32,
@@ -174,16 +176,18 @@ unsafe fn weigh<L: Lanes>(
     seen: &mut [f32],
 ) {
     if inside.is_empty() {
-        scores.fill(0.0);
+        scores[any.clone()].fill(0.0);
         return;
     }
-    scores[..inside.start].fill(f32::NEG_INFINITY);
-    scores[inside.end..].fill(f32::NEG_INFINITY);
+    // Whole registers: no others can matter.
+    let around = inside.start / WIDTH * WIDTH..inside.end.next_multiple_of(WIDTH);
+    scores[around.start..inside.start].fill(f32::NEG_INFINITY);
+    scores[inside.end..around.end].fill(f32::NEG_INFINITY);
     // SAFETY: a block is a multiple of sixteen.
     unsafe {
         let scale = L::splat(scale);
         let mut most = L::splat(f32::NEG_INFINITY);
-        for scores in scores.chunks_exact_mut(WIDTH) {
+        for scores in scores[around.clone()].chunks_exact_mut(WIDTH) {
             let scaled = L::load(scores.as_ptr()).mul(scale);
             scaled.store(scores.as_mut_ptr());
             most = most.max(scaled);
@@ -191,14 +195,14 @@ unsafe fn weigh<L: Lanes>(
         let most = most.largest().max(*largest);
         let shrink = L::splat(*largest - most).exp();
         *largest = most;
-        for scores in scores.chunks_exact_mut(WIDTH) {
+        for scores in scores[around.clone()].chunks_exact_mut(WIDTH) {
             let weights = L::load(scores.as_ptr()).add(L::splat(-most)).exp();
             weights.store(scores.as_mut_ptr());
         }
-        scores[..inside.start].fill(0.0);
-        scores[inside.end..].fill(0.0);
+        scores[any.start.min(around.start)..inside.start].fill(0.0);
+        scores[inside.end..any.end.max(around.end)].fill(0.0);
         let mut of_block = L::splat(0.0);
-        for weights in scores.chunks_exact(WIDTH) {
+        for weights in scores[around].chunks_exact(WIDTH) {
             of_block = of_block.add(L::load(weights.as_ptr()));
         }
         let mut one = [0.0f32; WIDTH];

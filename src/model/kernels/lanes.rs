@@ -133,6 +133,12 @@ pub(crate) trait Lanes: Copy {
     /// Rounded to the nearest integer below 2^22 in size, ties to even, and two to that power.
     unsafe fn round_and_power(self) -> (Self, Self);
 
+    /// The elements of `self` and then of `other` whose number is even, and the others.
+    unsafe fn unzip(self, other: Self) -> (Self, Self);
+    /// Sixteen bytes: each eight lanes, integers below 128 in size, first those whose number is even. As two bytes
+    /// share one of MXFP4's, so do they stand in a group of four inputs. Any bytes for what is not a number.
+    unsafe fn store_bytes(self, to: *mut i8);
+
     unsafe fn load_ints(from: *const i32) -> Self::Ints;
     unsafe fn store_ints(ints: Self::Ints, to: *mut i32);
     unsafe fn to_floats(ints: Self::Ints) -> Self;

@@ -231,27 +231,14 @@ unsafe fn largest<L: Lanes>(halves: [L; 2]) -> f32 {
 /// The processor has the set.
 #[inline(always)]
 unsafe fn place<L: Lanes>(rounded: [L; 2], bytes: &mut [i8]) -> i32 {
-    let mut plain = [0.0f32; BLOCK];
+    assert_eq!(bytes.len(), BLOCK, "bug: not a block");
     // SAFETY: sixteen elements each.
     unsafe {
-        rounded[0].store(plain.as_mut_ptr());
-        rounded[1].store(plain.as_mut_ptr().add(16));
+        rounded[0].store_bytes(bytes.as_mut_ptr());
+        rounded[1].store_bytes(bytes.as_mut_ptr().add(16));
     }
-    let mut sum = 0;
-    for (group, bytes) in bytes.chunks_exact_mut(4).enumerate() {
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            // What is not a number becomes 0: the scale tells of it.
-            *byte = plain[element(group, i)] as i8;
-            sum += i32::from(*byte);
-        }
-    }
+    let sum: i32 = bytes.iter().map(|byte| i32::from(*byte)).sum();
     -i32::from(OFFSET) * sum
-}
-
-/// Which element of a block is the `i`th of a panel's `group`: nibbles of one kind from four bytes that follow each
-/// other.
-const fn element(group: usize, i: usize) -> usize {
-    8 * (group / 2) + 2 * i + group % 2
 }
 
 /// `y` `[n, rows]` = `x` `[n, cols]` times the matrix transposed.

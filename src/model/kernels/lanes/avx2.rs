@@ -112,6 +112,38 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        unsafe {
+            // Each half of a register by itself, then their quarters in order.
+            let in_order = |x| {
+                let quarters = _mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(x));
+                _mm256_castpd_ps(quarters)
+            };
+            let evens = |x: Avx2| in_order(_mm256_shuffle_ps::<0b10_00_10_00>(x.0, x.1));
+            let odds = |x: Avx2| in_order(_mm256_shuffle_ps::<0b11_01_11_01>(x.0, x.1));
+            (
+                Avx2(evens(self), evens(other)),
+                Avx2(odds(self), odds(other)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        unsafe {
+            let (low, high) = (_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            let shorts = _mm256_packs_epi32(low, high);
+            let bytes = _mm256_packs_epi16(shorts, shorts);
+            // Of each register the first four are in one half, the last four in the other.
+            let halves = (
+                _mm256_castsi256_si128(bytes),
+                _mm256_extracti128_si256::<1>(bytes),
+            );
+            let bytes = _mm_unpacklo_epi32(halves.0, halves.1);
+            let order = _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
+            _mm_storeu_si128(to.cast(), _mm_shuffle_epi8(bytes, order));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_ints(from: *const i32) -> Self::Ints {
         unsafe {
             (

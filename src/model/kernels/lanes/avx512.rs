@@ -77,6 +77,25 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        unsafe {
+            let evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+            let odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+            (
+                Avx512(_mm512_permutex2var_ps(self.0, evens, other.0)),
+                Avx512(_mm512_permutex2var_ps(self.0, odds, other.0)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0));
+            let order = _mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
+            _mm_storeu_si128(to.cast(), _mm_shuffle_epi8(bytes, order));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_ints(from: *const i32) -> Self::Ints {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }

@@ -74,6 +74,25 @@ impl Lanes for Portable {
         )
     }
     #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        let of = |i: usize| match i < WIDTH {
+            true => self.0[i],
+            false => other.0[i - WIDTH],
+        };
+        (
+            Portable(std::array::from_fn(|i| of(2 * i))),
+            Portable(std::array::from_fn(|i| of(2 * i + 1))),
+        )
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        let eights = [[0, 2, 4, 6, 1, 3, 5, 7], [8, 10, 12, 14, 9, 11, 13, 15]];
+        for (i, from) in eights.into_iter().flatten().enumerate() {
+            // SAFETY: sixteen bytes, as the trait says.
+            unsafe { *to.add(i) = self.0[from] as i8 };
+        }
+    }
+    #[inline(always)]
     unsafe fn load_ints(from: *const i32) -> Self::Ints {
         // SAFETY: sixteen elements, as the trait says.
         unsafe { from.cast::<[i32; WIDTH]>().read_unaligned() }
