@@ -390,6 +390,10 @@ pub const LOGITS_ROWS_MAX: usize = 64;
 pub const LABEL_TOKENS_MAX: usize = POLICY_LABEL_BYTES_MAX;
 /// A model whose weights have no more bytes than this stays in a processor's caches.
 pub const CACHED_MODEL_BYTES_MAX: usize = 32 << 20;
+/// Tokens in a step of such a model.
+pub const CACHED_STEP_TOKENS: usize = 2_048;
+/// Tokens of a step that one thread takes at a time there: what is computed from them stays in its caches too.
+pub const CACHED_PART_TOKENS: usize = 256;
 /// Longer prefills go through the layers in pieces of this many tokens, which bounds their memory.
 pub const PREFILL_TOKENS: usize = 512;
 

@@ -120,7 +120,7 @@ struct Taken {
 /// What the last token of a sequence left behind, `[hidden]`.
 type Hidden = Vec<f32>;
 
-/// The limits of this program.
+/// The limits of this program; a small model reads more in a step.
 pub(super) fn limits() -> Limits {
     Limits {
         step_tokens: STEP_TOKENS_MAX,

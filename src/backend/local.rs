@@ -9,6 +9,7 @@ use super::harmony::{Harmony, Template};
 use super::labels::LabelTrie;
 use super::prefixes::PrefixKey;
 use super::queue::Queue;
+use super::schedule::Limits;
 use super::{Answer, Backend, BackendError, ModelIdentity, Prompt, PromptPolicy, Reply, nano};
 use crate::config::{
     ANALYSIS_TOKENS_MAX, IN_FLIGHT_TEXTS_MAX, LABEL_TOKENS_MAX, POLICY_TOKENS_MAX,
@@ -148,7 +149,11 @@ impl Local {
             Arc::new(Queue::new(IN_FLIGHT_TEXTS_MAX)),
             Arc::new(Work::default()),
         );
-        let engine = Engine::new(model, Arc::clone(&harmony), Arc::clone(&work), limits());
+        let limits = Limits {
+            step_tokens: model.step_tokens(),
+            ..limits()
+        };
+        let engine = Engine::new(model, Arc::clone(&harmony), Arc::clone(&work), limits);
         let closing = CloseOnDrop(Arc::clone(&queue));
         let thread = std::thread::Builder::new()
             .name("safeguard-model".to_owned())

@@ -8,7 +8,9 @@ use super::attention::Rows;
 use super::device::DevicePiece;
 use super::gpt_oss::GptOss;
 use super::{KvCache, ModelError};
-use crate::config::{CACHED_MODEL_BYTES_MAX, PREFILL_TOKENS};
+use crate::config::{
+    CACHED_MODEL_BYTES_MAX, CACHED_PART_TOKENS, CACHED_STEP_TOKENS, PREFILL_TOKENS, STEP_TOKENS_MAX,
+};
 use rayon::prelude::*;
 use safeguard_kernels::pointwise;
 use std::ops::Range;
@@ -82,23 +84,37 @@ impl GptOss {
     }
 
     /// How many pieces are read together. A large model reads all at once, so that its weights pass once; one that fits
-    /// the processor's caches reads about as many tokens on each thread, which then need not wait for each other.
+    /// the processor's caches reads a few at a time on each thread, which then need not wait for each other.
     fn parts(&self, pieces: &[&mut Piece]) -> Vec<usize> {
-        let threads = match self.weights().bytes_in_all() {
-            0..=CACHED_MODEL_BYTES_MAX => rayon::current_num_threads(),
-            _ => 1,
-        };
         let tokens: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
+        let count = match self.is_cached() {
+            true => rayon::current_num_threads().max(tokens / CACHED_PART_TOKENS),
+            false => 1,
+        };
         let (mut parts, mut gathered) = (vec![0], 0);
         for piece in pieces {
             // A piece goes where more than half of it belongs.
-            if (2 * gathered + piece.ids.len()) * threads > 2 * tokens * parts.len() {
+            if (2 * gathered + piece.ids.len()) * count > 2 * tokens * parts.len() {
                 parts.push(0);
             }
             gathered += piece.ids.len();
             *parts.last_mut().expect("bug: no part") += 1;
         }
+        parts.retain(|part| *part > 0);
         parts
+    }
+
+    /// Whether the weights stay in a processor's caches.
+    fn is_cached(&self) -> bool {
+        self.weights().bytes_in_all() <= CACHED_MODEL_BYTES_MAX
+    }
+
+    /// Tokens that a step is best made of: enough for all threads, and not so many that who asks next waits for long.
+    pub fn step_tokens(&self) -> usize {
+        match self.is_cached() && self.device().is_none() {
+            true => CACHED_STEP_TOKENS,
+            false => STEP_TOKENS_MAX,
+        }
     }
 
     /// Some pieces through all layers; a row for the last id of each.

@@ -6,7 +6,7 @@
 
 use super::{ModelsError, Place};
 use crate::backend::nano_files;
-use crate::config::{RUNNING_TEXTS_MAX, STEP_TOKENS_MAX};
+use crate::config::RUNNING_TEXTS_MAX;
 use crate::model::memory;
 use crate::model::{GptOss, KvCache, ModelError, Piece, Precision};
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ pub fn bench(place: &Place, work: &Work) -> Result<Measured, ModelsError> {
         None => make_up(&model, work),
     };
     // Twice: the first time brings the weights to memory.
-    let long = ids(&model, STEP_TOKENS_MAX, 0);
+    let long = ids(&model, model.step_tokens(), 0);
     prefill(&model, &long)?;
     let begun = Instant::now();
     prefill(&model, &long)?;
@@ -148,7 +148,7 @@ fn make_up(model: &GptOss, work: &Work) -> Task {
 /// A sequence that has read these ids.
 fn prefill(model: &GptOss, ids: &[u32]) -> Result<KvCache, ModelError> {
     let mut read = model.new_cache();
-    for ids in ids.chunks(STEP_TOKENS_MAX) {
+    for ids in ids.chunks(model.step_tokens()) {
         let cache = &mut read;
         model.step(&mut [Piece { ids, cache }])?;
     }
@@ -166,7 +166,7 @@ fn labels(model: &GptOss, task: &Task, prefix: &KvCache) -> Result<Vec<f64>, Mod
             .take(RUNNING_TEXTS_MAX)
             .take_while(|row| {
                 tokens += row.len();
-                tokens <= STEP_TOKENS_MAX
+                tokens <= model.step_tokens()
             });
         let rows = &task.rows[at..at + fits.count().max(1)];
         let mut caches = vec![prefix.clone(); rows.len()];
