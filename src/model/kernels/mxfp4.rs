@@ -306,7 +306,7 @@ struct Panel<'a> {
     to: Columns,
 }
 
-/// One block of sixteen rows, unpacked, where more than one tile of activations wants it.
+/// One block of sixteen rows, unpacked.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Unpacked {
@@ -349,7 +349,7 @@ impl Panel<'_> {
                     panel: self,
                     room: EMPTY,
                 };
-                return self.tiles::<L, PLANES>(&mut once, 0, n);
+                return self.some::<L, PLANES>(&mut once, 0, n);
             }
             let mut room = ROOM.take();
             room.resize(self.matrix.cols / BLOCK, EMPTY);
@@ -357,18 +357,18 @@ impl Panel<'_> {
                 self.unpack::<L>(block, to);
             }
             for row in (0..n).step_by(TILE) {
-                self.tiles::<L, PLANES>(&mut &room[..], row, (n - row).min(TILE));
+                self.some::<L, PLANES>(&mut &room[..], row, (n - row).min(TILE));
             }
             ROOM.set(room);
         }
     }
 
-    /// Up to eight rows.
+    /// Up to eight rows of activations.
     ///
     /// # Safety
     /// As for `tile`.
     #[inline(always)]
-    unsafe fn tiles<L: Lanes, const PLANES: usize>(
+    unsafe fn some<L: Lanes, const PLANES: usize>(
         &self,
         weights: &mut impl Blocks,
         row: usize,
