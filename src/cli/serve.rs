@@ -12,6 +12,11 @@ pub(super) async fn run(args: Serve) -> ExitCode {
         Ok(config) => crate::server::serve(config, say).await,
         Err(error) => Err(Error::Config(error)),
     };
+    ended(served)
+}
+
+/// The exit code of a process that served, and on stderr why it ended.
+pub(super) fn ended(served: Result<(), Error>) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

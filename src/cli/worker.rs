@@ -1,7 +1,8 @@
 //! `safeguard worker`: classifies for other processes until it is told to stop.
 
 use super::args::Worker;
-use super::{USAGE, report, say};
+use super::say;
+use super::serve::ended;
 use crate::config::{ServeConfig, WorkerListen, worker_token};
 use crate::engine::WorkerServer;
 use crate::error::Error;
@@ -10,16 +11,7 @@ use std::process::ExitCode;
 /// Serves until the process is told to stop: then no more is taken on, and what runs is finished; at once when it is told
 /// twice.
 pub(super) async fn run(args: Worker) -> ExitCode {
-    match serve(args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error);
-            ExitCode::from(match error {
-                Error::Config(_) | Error::Usage(_) => USAGE,
-                _ => 1,
-            })
-        }
-    }
+    ended(serve(args).await)
 }
 
 async fn serve(args: Worker) -> Result<(), Error> {

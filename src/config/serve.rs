@@ -384,7 +384,7 @@ fn wrong<T>(why: &str) -> Result<T, ConfigError> {
 }
 
 /// An address is a number, or this machine's own name: others change under the server.
-fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
     let own = text
         .strip_prefix("localhost:")
         .and_then(|port| port.parse().ok())

@@ -1,7 +1,8 @@
 //! Processes that judge for another one: where they are, how they are let in, and their limits.
 
 use super::ConfigError;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use super::serve::address;
+use std::net::SocketAddr;
 use url::Url;
 
 /// Where a worker listens.
@@ -89,20 +90,11 @@ impl WorkerListen {
         allow_insecure: bool,
         token: Option<String>,
     ) -> Result<WorkerListen, ConfigError> {
-        let said = said.unwrap_or(WORKER_LISTEN);
-        let own = said
-            .strip_prefix("localhost:")
-            .and_then(|port| port.parse().ok());
-        let own = own.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-        let Some(address) = own.or_else(|| said.parse().ok()) else {
-            return Err(ConfigError(format!(
-                "listen is \"{said}\", not an address and a port such as {WORKER_LISTEN}"
-            )));
-        };
+        let address = address("listen", said.unwrap_or(WORKER_LISTEN))?;
         let inside = address.ip().is_loopback();
         if !inside && !allow_insecure {
             return Err(ConfigError(format!(
-                "will not listen on {address}: texts would go there unencrypted; allow_insecure says that this is meant"
+                "will not listen on {address}: texts would go there unencrypted; --allow-insecure says that this is meant"
             )));
         }
         if !inside && token.is_none() {
