@@ -36,7 +36,7 @@ async fn a_backfill_is_its_admins_and_waits_for_the_next_day() {
     bench.work().await;
     assert_eq!(
         bench.backfill("state, judged, reason").await,
-        "running|400|budget: limits.admin.asked_per_day = 400 has no room left for this day; it begins anew at 2027-01-16 00:00 UTC"
+        "running|400|budget: limits.admin.asked_per_day = 400 has no room left for this day; it begins anew at 2100-01-02 00:00 UTC"
     );
     assert_eq!(bench.script.asked().len(), 400);
     bench.later(HOUR);
