@@ -1,4 +1,4 @@
-"""eval.csv and golden.safetensors once more, for the same texts and prompts, after the weights have changed. usage: again.py MODEL_DIR OUT_JSON"""
+"""Parity with Hugging Face transformers: fills eval.csv and golden.safetensors for the texts and prompts in them; by itself, after the weights have changed. usage: again.py MODEL_DIR OUT_JSON"""
 import csv, json, os, sys, numpy as np, torch, torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file

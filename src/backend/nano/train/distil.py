@@ -6,9 +6,8 @@ rationales and keyword policies as before. Before the first step, from a release
 directions of the embedding, and two heads of the last layer are set to average them over the text."""
 import json, math, os, random, sys, time, numpy as np, torch, torch.nn.functional as F
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_union
 import data, policies, train as T
+from eval import labelled, ngrams, regression
 from export import load_released
 from model import Nano
 MAX, CLAMP, D = 400, 5., 64                                     # tokens of a text; log-odds; width of a head
@@ -17,9 +16,7 @@ class Teacher:
     def __init__(s, R):
         s.of = {}; rng = random.Random(1)
         for n in data.ALL:
-            L = [(r["text"], r["lab"][n]) for r in R if n in r["lab"]]; W = [(r["text"], 0) for r in R if n in r["weak"]]; L += rng.sample(W, min(len(W), len(L) // 2 + 200)); s.of[n] = []
-            for v in (make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=3, max_features=60000)), TfidfVectorizer(analyzer=pieces, sublinear_tf=True)):
-                X = v.fit_transform([t for t, _ in L]); s.of[n].append((v, LogisticRegression(C=10, max_iter=300, class_weight="balanced").fit(X, [y for _, y in L])))
+            x, y = labelled(R, n, rng); s.of[n] = [(v, regression(v, x, y)) for v in (ngrams(), TfidfVectorizer(analyzer=pieces, sublinear_tf=True))]
     def logits(s, n, texts): return np.mean([c.decision_function(v.transform(texts)) for v, c in s.of[n]], 0)
 @torch.no_grad()
 def inject(m, teacher):
@@ -62,12 +59,7 @@ def batch(rng, kw, X, pkw, B):
     for _ in range(B):
         g = []
         if rng.random() < pkw and hi <= 100:
-            pol, V, A, vc, ac = kw.policy(rng, 1)
-            while len(g) < M:
-                t, y, r, must, _ = kw.item(rng, V, A, vc, ac); ids, pr = kw.spans(t, must, y)
-                if len(ids) > hi: ids, pr = (ids[:hi], pr[:hi]) if not must or max(pr[:hi]) else (None, None)
-                if ids is None: continue
-                g.append((*T.suffix(ids, y, r if rng.random() < .4 else None), pr)); Z.append(CLAMP if y else -CLAMP)
+            pol, made = T.kw_group(rng, kw, 1, 0, hi, M); g = [item for item, _ in made]; Z += [CLAMP if y else -CLAMP for _, y in made]
         else:
             n = rng.choices(data.ALL, [1.2, 1.3, 1.1, 1.1, 1., .8 if hi < 100 else 2., .9, 1.3])[0]; wi = rng.choice([0, rng.randrange(4)])
             pol, codes = policies.render_real(n, wi, *((rng.choice(policies.CODE_ALT[n]) if rng.random() < .6 else None, rng.choice([0, 0, 1, 2, 3])) if rng.random() < .6 else ()))
