@@ -1,4 +1,4 @@
-"""Last stage: what n-gram classifiers know is taught to the model. usage: distil.py MODEL_DIR|CHECKPOINT.pt OUT_DIR MINUTES
+"""The second training: what n-gram classifiers know is taught to the model. usage: distil.py MODEL_DIR|CHECKPOINT.pt OUT_DIR MINUTES
 
 Two logistic regressions a policy (words and characters; pieces of the tokenizer, whatever their case) are fitted to the training split. The
 model learns the mean of their log-odds for texts of that split, as they are, cut, with words left out, and put together from two, beside
@@ -18,12 +18,16 @@ class Teacher:
         for n in data.ALL:
             x, y = labelled(R, n, rng); s.of[n] = [(v, regression(v, x, y)) for v in (ngrams(), TfidfVectorizer(analyzer=pieces, sublinear_tf=True))]
     def logits(s, n, texts): return np.mean([c.decision_function(v.transform(texts)) for v, c in s.of[n]], 0)
-@torch.no_grad()
-def inject(m, teacher):
-    W = torch.zeros(8192, 8); alike = [T.enc(T.TXT.decode([i]).lower()) for i in range(8183)]
+def piece_weights(teacher):
+    """[pieces of the tokenizer, policies]: weights of the second regression"""
+    W = np.zeros((8183, 8)); alike = [T.enc(T.TXT.decode([i]).lower()) for i in range(8183)]
     for j, n in enumerate(data.ALL):
         v, c = teacher.of[n][1]; w = dict(zip(v.get_feature_names_out(), c.coef_[0] * v.idf_))
         for i, ps in enumerate(alike): W[i, j] = sum(w.get(str(p), 0.) for p in ps)
+    return W
+@torch.no_grad()
+def inject(m, teacher):
+    W = torch.zeros(8192, 8); W[:8183] = torch.tensor(piece_weights(teacher))
     W = (W / W[W.abs() > 1e-3].std()).clamp(-4, 4); U, Z = torch.linalg.qr(torch.randn(128, 16))[0].t().split(8); m.emb -= m.emb @ U.t() @ U; m.emb += 1.2 * W @ U; l = m.layers[3]
     l.k[D:] = torch.randn(D, 128) * .02; l.q[2 * D:] = torch.randn(2 * D, 128) * .02; l.kb[D:] = 0; l.qb[2 * D:] = 0; l.sink[2:] = 0; l.kb[D + 13:D + 17] = 1.3            # near tokens a little more than far ones; what belongs to the text is learned
     l.v[D:] = torch.randn(D, 128) * .05; l.v[D:D + 8] = 5 * U; l.vb[D:] = 0; l.o[:, 2 * D:] = torch.randn(128, 2 * D) * .01
@@ -54,6 +58,11 @@ class Texts:
             keep = [(t, i) for t, i in zip(ts, ids) if lo <= len(i) <= hi] if rng.random() < .9 else [(T.TXT.decode(i[:hi]), i[:hi]) for i in ids]
             if keep: out += zip([i for _, i in keep], s.teacher.logits(n, [t for t, _ in keep]).tolist())
         return out[:M]
+def real_group(rng, n, rationales):
+    """a wording of a policy, and how a text with its log-odds becomes an item of it"""
+    wi = rng.choice([0, rng.randrange(4)]); pol, codes = policies.render_real(n, wi, *((rng.choice(policies.CODE_ALT[n]) if rng.random() < .6 else None, rng.choice([0, 0, 1, 2, 3])) if rng.random() < .6 else ()))
+    return pol, lambda ids, z: (*T.suffix(ids, int(z > 0), T.real_rationale(n, codes, z > 0, "") if rng.random() < rationales else None), None)
+def policy(rng, hi): return rng.choices(data.ALL, [1.2, 1.3, 1.1, 1.1, 1., .8 if hi < 100 else 2., .9, 1.3])[0]
 def batch(rng, kw, X, pkw, B):
     lo, hi, M = rng.choices([(0, 24, 12), (0, 48, 9), (30, 90, 6), (80, 180, 3), (150, MAX, 2)], [.26, .32, .22, .12, .08])[0]; P, G, Z = [], [], []
     for _ in range(B):
@@ -61,32 +70,36 @@ def batch(rng, kw, X, pkw, B):
         if rng.random() < pkw and hi <= 100:
             pol, made = T.kw_group(rng, kw, 1, 0, hi, M); g = [item for item, _ in made]; Z += [CLAMP if y else -CLAMP for _, y in made]
         else:
-            n = rng.choices(data.ALL, [1.2, 1.3, 1.1, 1.1, 1., .8 if hi < 100 else 2., .9, 1.3])[0]; wi = rng.choice([0, rng.randrange(4)])
-            pol, codes = policies.render_real(n, wi, *((rng.choice(policies.CODE_ALT[n]) if rng.random() < .6 else None, rng.choice([0, 0, 1, 2, 3])) if rng.random() < .6 else ()))
-            for ids, z in X.group(rng, n, M, lo, hi): g.append((*T.suffix(ids, int(z > 0), T.real_rationale(n, codes, z > 0, "") if rng.random() < .2 else None), None)); Z.append(max(-CLAMP, min(CLAMP, z)))
+            n = policy(rng, hi); pol, item = real_group(rng, n, .2)
+            for ids, z in X.group(rng, n, M, lo, hi): g.append(item(ids, z)); Z.append(max(-CLAMP, min(CLAMP, z)))
         P.append(T.prefix(pol)); G.append(g)
     return (*T.collate(P, G), torch.tensor(Z))
-def main(src, out, minutes):
-    os.makedirs(out, exist_ok=True); torch.manual_seed(5); rng = random.Random(int(os.environ.get("SEED", 5))); R = [r for r in data.load_real() if not data.is_test(r["text"])]; teacher = Teacher(R); kw = T.KW(); X = Texts(R, teacher)
-    if src.endswith(".pt"): m = Nano(); m.load_state_dict(torch.load(src, weights_only=True))
-    else: m = load_released(src); inject(m, teacher)
+def losses(m, h, pr, suf, w, lp, pb, z):
+    """what every step is judged by: rationales, log-odds, marked words; and figures of the log"""
+    n = torch.arange(len(suf)); w[n, lp] = 0; hh = h[:, :-1]; ww = w[:, 1:]; sel = ww > 0; q = torch.sigmoid(z); ps = pb >= 0; kw = ps.any(1)
+    ce = (F.cross_entropy(F.linear(hh[sel], m.head), suf[:, 1:][sel], reduction="none") * ww[sel]).sum() / len(suf)
+    lg = F.log_softmax(F.linear(h[n, lp - 1], m.head), -1)[:, T.LAB]; kl = -(q * lg[:, 1] + (1 - q) * lg[:, 0]).mean(); d = lg[:, 1] - lg[:, 0]; hub = F.smooth_l1_loss(d.clamp(-7, 7), z)
+    pl = F.cross_entropy(pr[ps], pb[ps], weight=torch.tensor([1., 8., 8.])) if ps.any() else torch.zeros(()); ok = ((d > 0) == (z > 0)).float()
+    return ce + 2 * kl + .3 * hub + .2 * pl + .01 * sum(l.aux for l in m.layers), {"other": ce.item(), "log-odds": hub.item(), "same side": ok[~kw].mean().item() if not kw.all() else 1., "keywords": ok[kw].mean().item() if kw.any() else 1.}
+def run(m, out, minutes, peak, step, more=()):
+    """steps until the minutes are over, experts rounded to MXFP4 in the last 30%; `step` gives a loss, figures, numbers of tokens and of samples; `more`: parameters that are not the model's"""
     slow = lambda k: k.split(".")[-1] in ("q", "k", "qb", "kb", "sink") and not k.startswith(("layers.2.", "layers.3.")); grp = {}
-    for k, p in m.named_parameters(): grp.setdefault((.15 if slow(k) else 1., .02 if p.ndim >= 2 and k not in ("emb", "probe") and not slow(k) else 0.), []).append(p)
+    for k, p in [*m.named_parameters(), *(("", p) for p in more)]: grp.setdefault((.15 if slow(k) else 1., .02 if p.ndim >= 2 and k not in ("emb", "probe", "") and not slow(k) else 0.), []).append(p)
     opt = torch.optim.AdamW([dict(params=p, weight_decay=wd, mul=mu) for (mu, wd), p in grp.items()], lr=1e-3, betas=(.9, .98), eps=1e-8, fused=True)
-    LR, PKW = float(os.environ.get("LR", 2e-3)), float(os.environ.get("PKW", .3)); t0 = time.time(); step = tok = smp = 0; st = [0.] * 4; qat = False; m.train()
+    t0 = time.time(); n = tok = smp = 0; sums = {}; qat = False; m.train()
     while (fr := (time.time() - t0) / (minutes * 60)) < 1:
-        lr = LR * min(1, (step + 1) / 40) * (.5 * (1 + math.cos(math.pi * fr)) * .97 + .03)
+        lr = peak * min(1, (n + 1) / 40) * (.5 * (1 + math.cos(math.pi * fr)) * .97 + .03)
         for g in opt.param_groups: g["lr"] = lr * g["mul"]
         if fr > .7 and not qat: T.save(m, out + "/preqat.pt"); m.qat(True); qat = True; print("QAT on", flush=True)
-        pre, pl, suf, M, w, lp, pb, z = batch(rng, kw, X, PKW, 12); h, pr = m(pre, pl, suf, M, probe=True); n = torch.arange(len(suf)); w[n, lp] = 0; hh = h[:, :-1]; ww = w[:, 1:]; sel = ww > 0; q = torch.sigmoid(z); ps = pb >= 0; iskw = ps.any(1)
-        ce = (F.cross_entropy(F.linear(hh[sel], m.head), suf[:, 1:][sel], reduction="none") * ww[sel]).sum() / len(suf)
-        lg = F.log_softmax(F.linear(h[n, lp - 1], m.head), -1)[:, T.LAB]; kl = -(q * lg[:, 1] + (1 - q) * lg[:, 0]).mean(); d = lg[:, 1] - lg[:, 0]; hub = F.smooth_l1_loss(d.clamp(-7, 7), z)
-        pl_ = F.cross_entropy(pr[ps], pb[ps], weight=torch.tensor([1., 8., 8.])) if ps.any() else torch.zeros(())
-        tot = ce + 2 * kl + .3 * hub + .2 * pl_ + .01 * sum(l.aux for l in m.layers); opt.zero_grad(set_to_none=True); tot.backward(); torch.nn.utils.clip_grad_norm_(m.parameters(), 1.); opt.step()
-        with torch.no_grad():
-            ok = (d > 0) == (z > 0); st[0] += ce.item(); st[1] += hub.item(); st[2] += ok[~iskw].float().mean().item() if (~iskw).any() else 1; st[3] += ok[iskw].float().mean().item() if iskw.any() else 1
-        step += 1; tok += int(pl.sum()) + int((suf != 0).sum()); smp += len(suf)
-        if step % 25 == 0: el = time.time() - t0; print(f"{el:6.0f}s step {step} lr {lr:.1e} other {st[0]/25:.3f} log-odds {st[1]/25:.3f} same side {st[2]/25:.3f} kw {st[3]/25:.3f} samples {smp} tok {tok/1e6:.2f}M {tok/el:.0f} tok/s", flush=True); st = [0.] * 4
-        if step % 150 == 0: T.save(m, out + "/last.pt")
-    T.save(m, out + "/final.pt"); json.dump(dict(steps=step, tokens=tok, samples=smp, seconds=time.time() - t0), open(out + "/train.json", "w"))
+        tot, said, tokens, samples = step(); opt.zero_grad(set_to_none=True); tot.backward(); torch.nn.utils.clip_grad_norm_(m.parameters(), 1.); opt.step(); n += 1; tok += tokens; smp += samples
+        for k, v in said.items(): sums[k] = sums.get(k, 0.) + v / 25
+        if n % 25 == 0: el = time.time() - t0; print(f"{el:6.0f}s step {n} lr {lr:.1e}", *(f"{k} {v:.3f}" for k, v in sums.items()), f"samples {smp} tok {tok/1e6:.2f}M {tok/el:.0f} tok/s", flush=True); sums = {}
+        if n % 150 == 0: T.save(m, out + "/last.pt")
+    T.save(m, out + "/final.pt"); total = sum(p.numel() for p in m.parameters()); json.dump(dict(steps=n, tokens=tok, samples=smp, seconds=time.time() - t0, total=total, non_embedding=total - m.emb.numel() - m.head.numel() - m.probe.numel()), open(out + "/train.json", "w"))
+def main(src, out, minutes):
+    os.makedirs(out, exist_ok=True); torch.manual_seed(5); rng = random.Random(int(os.environ.get("SEED", 5))); R = [r for r in data.load_real() if not data.is_test(r["text"])]; teacher = Teacher(R); kw = T.KW(); X = Texts(R, teacher); pkw = float(os.environ.get("PKW", .3))
+    if src.endswith(".pt"): m = Nano(); m.load_state_dict(torch.load(src, weights_only=True))
+    else: m = load_released(src); inject(m, teacher)
+    def step(): pre, pl, suf, M, w, lp, pb, z = batch(rng, kw, X, pkw, 12); h, pr = m(pre, pl, suf, M, probe=True); return *losses(m, h, pr, suf, w, lp, pb, z), int(pl.sum()) + int((suf != 0).sum()), len(suf)
+    run(m, out, minutes, float(os.environ.get("LR", 2e-3)), step)
 if __name__ == "__main__": main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
