@@ -7,9 +7,9 @@ of the embedder's log-odds (that of the word alone, mended by ridge regression);
 over n to the power of .65. The mean share of every token of the vocabulary is the table that `carry.py` writes into the embedding."""
 import pickle, random, re, sys, time, numpy as np, torch, torch.nn.functional as F
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 import data, distil, train as T
-from eval import labelled
+from eval import labelled, regression
 POWER, PIECES = .65, 8183                                        # of the length; tokens that are no special ones
 class Embedder:
     """mean of the last hidden states, at most 256 pieces, of length one; each text once"""
@@ -20,6 +20,7 @@ class Embedder:
         for a in range(0, len(new), 64):
             b = s.tok(new[a:a + 64], truncation=True, max_length=256, padding=True, return_tensors="pt"); k = b["attention_mask"][..., None].float(); h = s.m(**b).last_hidden_state; s.done.update(zip(new[a:a + 64], F.normalize((h * k).sum(1) / k.sum(1), dim=-1).numpy()))
         return np.stack([s.done[t] for t in texts])
+    fit_transform = transform = __call__                         # a vectoriser that has nothing to fit
 class Weights:
     """weights of n-grams and pieces, of all policies, laid on the tokens of a text"""
     def __init__(s, teacher):
@@ -53,7 +54,7 @@ class Weights:
         out[:, 2] = s.P[e.ids]; return out
 def main(out, texts, folder):
     t0 = time.time(); log = lambda *a: print(f"{time.time() - t0:6.0f}s", *a, flush=True); R = [r for r in data.load_real() if not data.is_test(r["text"])]; teacher = distil.Teacher(R); share = Weights(teacher); X = distil.Texts(R, teacher); embed = Embedder(folder); rng = random.Random(9); third = {}; r1 = random.Random(1)
-    for n in data.ALL: x, y = labelled(R, n, r1); third[n] = LogisticRegression(C=10, max_iter=500, class_weight="balanced").fit(embed(x), y)
+    for n in data.ALL: third[n] = regression(embed, *labelled(R, n, r1))
     words = sorted({w for r in R for w in r["text"].split() if 2 <= len(w) <= 20})
     def text(n):
         t = X.text(rng, n)
