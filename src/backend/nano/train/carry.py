@@ -1,4 +1,4 @@
-"""The third training: a circuit that carries what `shares.py` found. usage: carry.py CHECKPOINT.pt OUT_DIR MINUTES SHARES.pkl table|heads
+"""The third training: a circuit that carries what `shares.py` found. usage: carry.py CHECKPOINT.pt OUT_DIR MINUTES SHARES.pkl table|heads|more
 
 `table`: the tokens' mean shares are written into the embedding, where two heads of the last layer read; a loss on every token of a text asks
 what these read for the token's share in this text, of all eight policies, so that the layers below learn what neighbours change.
@@ -60,19 +60,19 @@ def speak(m, batches, R):
     x = torch.cat(x); free = torch.linalg.eigh(x.t() @ x / len(x))[1][:, :8]; l.o[:, 2 * D:] = torch.randn(128, 2 * D) * .01; l.ob += free @ R[2]
     for k, h in enumerate((2, 3)): l.o[:, h * D:h * D + 8] = free * R[k]
 def main(src, out, minutes, path, stage):
-    E = lambda k, d: float(os.environ.get(k, d)); os.makedirs(out, exist_ok=True); torch.manual_seed(5); rng = random.Random(int(E("SEED", 5))); X = Shares(path); kw = T.KW(); m = Nano(); m.load_state_dict(torch.load(src, weights_only=True)); heads = stage == "heads"; l = m.layers[3]; pkw = E("PKW", .25)
+    E = lambda k, d: float(os.environ.get(k, d)); os.makedirs(out, exist_ok=True); torch.manual_seed(5); rng = random.Random(int(E("SEED", 5))); X = Shares(path); kw = T.KW(); m = Nano(); m.load_state_dict(torch.load(src, weights_only=True)); heads = stage != "table"; l = m.layers[3]; pkw = E("PKW", .25)
     some = lambda n, pkw: [X.batch(rng, kw, pkw) for _ in range(n)]
-    if heads: look_at_text(m, some(20, .3))
-    else: write_table(m, X.table)
+    if stage == "heads": look_at_text(m, some(20, .3))
+    elif not heads: write_table(m, X.table)
     with torch.no_grad():                                                  # how strongly the heads read a share, and the log-odds that heads at their best would give
         vc = cc = 0.
         for (pre, pl, suf, M, _, lp, _), _, c8, _ in some(12, 0): m(pre, pl, suf, M); k = ~c8[..., 0].isnan(); v = said(m, lp)[0][k]; vc = vc + (v * c8[k]).sum(0); cc = cc + (c8[k] ** 2).sum(0)
         reads = vc / cc; reads = reads.sign() * reads.abs().clamp_min(.3); I = X.ideal(torch.tensor(np.array([c.sum(0) for c in X.c])), torch.tensor([[len(c)] for c in X.c])) * reads; R = torch.stack([torch.linalg.lstsq(torch.stack([*I[:, :, j], torch.ones(len(X.c))], 1), torch.tensor(X.z[:, j:j + 1])).solution[:, 0] for j in range(8)], 1)
-    if heads: speak(m, some(10, .3), R)
+    if stage == "heads": speak(m, some(10, .3), R)
     R = nn.Parameter(R)
     def step():
         (pre, pl, suf, M, w, lp, pb), z, c8, z8 = X.batch(rng, kw, pkw); h, pr = m(pre, pl, suf, M, probe=True); tot, figures = distil.losses(m, h, pr, suf, w, lp, pb, z); v, s = said(m, lp); k = ~c8[..., 0].isnan(); of = ~z8[:, 0].isnan(); own = {}
-        if of.any(): own["token"] = F.smooth_l1_loss(v[k] / reads, c8[k]), 1.
+        if of.any(): own["token"] = F.smooth_l1_loss(v[k] / reads, c8[k]), E("TOKEN", 1)
         if of.any() and heads:
             own["all"] = F.smooth_l1_loss(R[0] * s[0, of] + R[1] * s[1, of] + R[2], z8[of]), .5; own["heads"] = F.smooth_l1_loss(5 * s[:, of] / reads, 5 * X.ideal(torch.nan_to_num(c8).sum(1), k.sum(1, keepdim=True))[:, of]), 2.
         if heads: text, real = places(pre, pl, suf); look = m.seen[0] @ l.k[LOOK] + l.kb[LOOK]; p = pre.numel(); own["text"] = .5 * F.softplus(-look[text]).mean() + .25 * F.softplus(look[p:][real[p:] & ~text[p:]]).mean() + .25 * F.softplus(look[:p][real[:p]]).mean(), .3

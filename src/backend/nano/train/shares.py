@@ -1,15 +1,15 @@
-"""What the third training is to carry. usage: shares.py OUT.pkl TEXTS_PER_POLICY EMBEDDER_DIR
+"""What the third training is to carry. usage: shares.py OUT.pkl TEXTS_PER_POLICY STRANGE_TEXTS EMBEDDER_DIR
 
 Takes the two regressions of `distil.py` and a third one, over sentence embeddings of a BERT-class model folder. Makes texts as `distil.py`
-does, a quarter of them with some words exchanged for others of the training split, and gives for each the log-odds of all eight policies
-(mean of the three) and each token's share in them: the weights of the word and character n-grams that end in it, of its piece, and its part
-of the embedder's log-odds (that of the word alone, mended by ridge regression); a text's log-odds are about the sum of its n tokens' shares
-over n to the power of .65. The mean share of every token of the vocabulary is the table that `carry.py` writes into the embedding."""
+does, a quarter of them with some words exchanged for others of the training split, and strange ones: short, a tenth to a half of the words
+exchanged, every second one for any word of the tokenizer's, so that the model meets all of them. It gives for each the log-odds of all eight policies
+(mean of the three) and each token's share in them: the weights of the word and character n-grams that end in it, of its piece, and what its
+hidden state adds to the embedder's log-odds, which are a mean over tokens; a text's log-odds are about the sum of its n tokens' shares over
+n to the power of .65. The mean share of every token of the vocabulary is the table that `carry.py` writes into the embedding."""
 import pickle, random, re, sys, time, numpy as np, torch, torch.nn.functional as F
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import Ridge
 import data, distil, train as T
 from eval import labelled, regression
+KINDS = dict(illicit=.3, harassment=.18, sexual=.12, violence=.13, spam=.05, hate=.05, toxicity=.04) | {"self-harm": .13}                    # of the strange texts: most where most is left to learn
 POWER, PIECES = .65, 8183                                        # of the length; tokens that are no special ones
 class Embedder:
     """mean of the last hidden states, at most 256 pieces, of length one; each text once"""
@@ -21,6 +21,19 @@ class Embedder:
             b = s.tok(new[a:a + 64], truncation=True, max_length=256, padding=True, return_tensors="pt"); k = b["attention_mask"][..., None].float(); h = s.m(**b).last_hidden_state; s.done.update(zip(new[a:a + 64], F.normalize((h * k).sum(1) / k.sum(1), dim=-1).numpy()))
         return np.stack([s.done[t] for t in texts])
     fit_transform = transform = __call__                         # a vectoriser that has nothing to fit
+    @torch.no_grad()
+    def shares(s, texts, encodings, w):
+        """of each text [tokens, policies]: by weights w of the embedding [size, policies], what a token adds to the log-odds, times their number; what belongs to no character is spread evenly"""
+        out, order = [None] * len(texts), sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for a in range(0, len(order), 64):
+            ix = order[a:a + 64]; b = s.tok([texts[i] for i in ix], truncation=True, max_length=256, padding=True, return_tensors="pt", return_offsets_mapping=True); at = b.pop("offset_mapping").numpy(); k = b["attention_mask"][..., None].float(); n = k.sum(1); h = s.m(**b).last_hidden_state
+            adds = ((h @ w) * k / ((h * k).sum(1) / n).norm(dim=1)[:, None, None]).numpy()
+            for i, x, spans, m in zip(ix, adds, at, n[:, 0].int().tolist()):
+                e = encodings[i]; o = out[i] = np.zeros((len(e.ids), w.shape[1]), np.float32); own = np.zeros(len(texts[i]) + 1, int)
+                for j, (c, d) in enumerate(e.offsets): own[c:d] = j
+                if not len(o): continue
+                mine = spans[:m, 1] > spans[:m, 0]; np.add.at(o, own[spans[:m, 1][mine] - 1], x[:m][mine]); o += x[:m][~mine].sum(0) / len(o); o *= len(o) / m
+        return out
 class Weights:
     """weights of n-grams and pieces, of all policies, laid on the tokens of a text"""
     def __init__(s, teacher):
@@ -52,7 +65,7 @@ class Weights:
                 if (i := s.words.get(gram)) is not None: out[own[m.end() - 1], 0] += s.W[i]
             last = m.group()
         out[:, 2] = s.P[e.ids]; return out
-def main(out, texts, folder):
+def main(out, texts, strange, folder):
     t0 = time.time(); log = lambda *a: print(f"{time.time() - t0:6.0f}s", *a, flush=True); R = [r for r in data.load_real() if not data.is_test(r["text"])]; teacher = distil.Teacher(R); share = Weights(teacher); X = distil.Texts(R, teacher); embed = Embedder(folder); rng = random.Random(9); third = {}; r1 = random.Random(1)
     for n in data.ALL: third[n] = regression(embed, *labelled(R, n, r1))
     words = sorted({w for r in R for w in r["text"].split() if 2 <= len(w) <= 20})
@@ -60,19 +73,21 @@ def main(out, texts, folder):
         t = X.text(rng, n)
         if rng.random() < .25: w = t.split(" "); p = rng.choice([.1, .25]); t = " ".join(rng.choice(words) if rng.random() < p else x for x in w)
         return t
+    of_policy = {n: [[x for k, d in X.by[n].items() if k[0] in ys for i in d for x in X.all[i].split() if 2 <= len(x) <= 20] for ys in ((0, 1, "weak"), (1,))] for n in data.ALL}
+    vocabulary = sorted({v for i in range(PIECES) if re.fullmatch(r"[A-Za-z][a-z']{2,}", v := T.TXT.decode([i]).strip()) and len(T.enc(" " + v)) == 1})
+    def odd(n):
+        x = (X.one(rng, n) if rng.random() < .5 else X.text(rng, n)).split(" "); p = rng.choice([.1, .2, .35, .5])
+        if len(x) > 45: a = rng.randrange(len(x) - 20); x = x[a:a + rng.randint(8, 45)]
+        def other(v): u = rng.random(); r = rng.choice(vocabulary if u < .5 else of_policy[n][u >= .75]); return r.capitalize() if v[:1].isupper() and rng.random() < .5 else r
+        return " ".join(other(v) if rng.random() < p else v for v in x)
     def cut(t): e = T.TXT.encode(t); return (t, e) if len(e.ids) <= distil.MAX else (lambda d: (d, T.TXT.encode(d)))(T.TXT.decode(e.ids[:distil.MAX]))
-    made = [(n, *cut(text(n))) for n in data.ALL for _ in range(texts)]; tx = [m[1] for m in made]; em = embed(tx); log("embeddings of", len(tx), "texts")
-    Zm = np.stack([third[n].decision_function(em) for n in data.ALL], 1); Z = (2 * np.stack([teacher.logits(n, tx) for n in data.ALL], 1) + Zm) / 3; log("log-odds")
-    parts = [share(t, e) for _, t, e in made]; N = np.array([max(len(p), 1) for p in parts]); sums = np.array([p.sum(0) for p in parts]) / N[:, None, None] ** POWER
-    alone = embed([T.TXT.decode([i]).strip() or "." for i in range(PIECES)]); alone = np.stack([np.r_[third[n].decision_function(alone), np.zeros(8192 - PIECES)] for n in data.ALL], 1); alone -= alone.mean(0)
-    bag = csr_matrix((np.repeat(N ** -POWER, [len(p) for p in parts]), (np.repeat(np.arange(len(made)), [len(p) for p in parts]), np.concatenate([m[2].ids for m in made]))), shape=(len(made), 8192)); M = np.zeros((8192, 8)); fit = np.zeros((5, 8))
-    for j, n in enumerate(data.ALL):
-        q = bag @ alone[:, j]; k = np.polyfit(q, Zm[:, j], 1)[0]; M[:, j] = k * alone[:, j] + Ridge(alpha=1., solver="lsqr").fit(bag, Zm[:, j] - k * q).coef_
-        A = np.c_[sums[:, :, j], bag @ M[:, j], np.ones(len(N))]; fit[:, j] = np.linalg.lstsq(A, Z[:, j], rcond=None)[0]; log(n, "log-odds from shares: correlation", round(np.corrcoef(A @ fit[:, j], Z[:, j])[0, 1], 4))
-    of = lambda p, ids: (np.einsum("tkj,kj->tj", p, fit[:3]) + M[ids] * fit[3]).astype(np.float32); c = [of(p, m[2].ids) for p, m in zip(parts, made)]; S, n, own = np.zeros((8192, 8)), np.zeros(8192), np.zeros((8192, 8))
-    for i in range(PIECES):
-        w = T.TXT.decode([i]); e = T.TXT.encode(w)
-        if len(e.ids) == 1: own[i] = of(share(w, e), e.ids).sum(0)
-    for m, x in zip(made, c): np.add.at(S, m[2].ids, x); np.add.at(n, m[2].ids, 1)
-    with open(out, "wb") as f: pickle.dump(dict(policy=[m[0] for m in made], ids=[np.array(m[2].ids, np.int16) for m in made], log_odds=Z.astype(np.float32), share=[x.astype(np.float16) for x in c], table=((S + 3 * own) / (n[:, None] + 3)).astype(np.float32)), f)
-if __name__ == "__main__": main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    made = [(n, *cut(text(n))) for n in data.ALL for _ in range(texts)] + [m for n in data.ALL for _ in range(int(KINDS[n] * strange)) if 2 <= len((m := (n, *cut(odd(n))))[2].ids) <= 120]; tx, en = [m[1] for m in made], [m[2] for m in made]; N = np.array([max(len(e.ids), 1) for e in en])[:, None]; w = torch.tensor(np.stack([third[n].coef_[0] for n in data.ALL], 1), dtype=torch.float32)
+    whole = embed.shares(tx, en, w); Zm = np.stack([x.sum(0) for x in whole]) / N + [third[n].intercept_[0] for n in data.ALL]; Z = (2 * np.stack([teacher.logits(n, tx) for n in data.ALL], 1) + Zm) / 3; log("log-odds of", len(tx), "texts")
+    parts = [share(t, e) for t, e in zip(tx, en)]; sums = np.array([[*p.sum(0), x.sum(0)] for p, x in zip(parts, whole)]) / N[..., None] ** POWER; fit = np.zeros((5, 8))
+    for j, n in enumerate(data.ALL): A = np.c_[sums[:, :, j], np.ones(len(N))]; fit[:, j] = np.linalg.lstsq(A, Z[:, j], rcond=None)[0]; log(n, "log-odds from shares: correlation", round(np.corrcoef(A @ fit[:, j], Z[:, j])[0, 1], 4))
+    of = lambda p, x: (np.einsum("tkj,kj->tj", p, fit[:3]) + x * fit[3]).astype(np.float32); c = [of(p, x) for p, x in zip(parts, whole)]; alone = [(T.TXT.decode([i]), i) for i in range(PIECES)]; alone = [(t, e) for t, i in alone if (e := T.TXT.encode(t)).ids == [i]]
+    S, n = np.zeros((8192, 8)), np.zeros(8192)
+    for (t, e), x in zip(alone, embed.shares(*zip(*alone), w)): S[e.ids] += 3 * of(share(t, e), x)     # a rare token's share leans on what it adds by itself
+    for e, x in zip(en, c): np.add.at(S, e.ids, x); np.add.at(n, e.ids, 1)
+    with open(out, "wb") as f: pickle.dump(dict(policy=[m[0] for m in made], ids=[np.array(e.ids, np.int16) for e in en], log_odds=Z.astype(np.float32), share=[x.astype(np.float16) for x in c], table=(S / (n[:, None] + 3)).astype(np.float32)), f)
+if __name__ == "__main__": main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
