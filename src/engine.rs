@@ -29,6 +29,7 @@ mod session;
 mod sink;
 mod staging;
 mod tables;
+mod undecided;
 
 pub use distributed::WorkerServer;
 pub use judge::Asking;

@@ -395,10 +395,38 @@ async fn too_many_undecided_fail_any_statement() {
     }
     // What was looked up and not found was not asked for.
     bench.ok(lookup).await;
+    // Nothing is written of a statement that fails at its end.
+    bench.ok("CREATE TABLE memory (l TEXT)").await;
+    bench.ok("CREATE TABLE kept AS VALUES ('before')").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("few.csv");
+    let writing = [
+        format!("INSERT INTO memory {few}"),
+        format!("INSERT INTO kept {few}"),
+        format!("CREATE TABLE made AS {few}"),
+        format!("COPY ({few}) TO '{}' STORED AS CSV", file.display()),
+    ];
+    for sql in &writing {
+        let error = bench.error(sql).await;
+        assert!(
+            error
+                .ends_with("1 of 3 texts are undecided, above safeguard.max_undecided_ratio = 0.2"),
+            "{sql}: {error}"
+        );
+    }
+    let rows = "SELECT (SELECT count(*) FROM memory), (SELECT count(*) FROM kept)";
+    assert_eq!(bench.ok(rows).await, ["0|1"]);
+    assert!(!file.exists());
     bench.ok(&ratio("0.34")).await;
-    for sql in [few, evaluate] {
+    for sql in [few, evaluate]
+        .into_iter()
+        .chain(writing.iter().map(String::as_str))
+    {
         bench.ok(sql).await;
     }
+    assert_eq!(bench.ok(rows).await, ["3|4"]);
+    assert_eq!(bench.ok("SELECT count(*) FROM made").await, ["3"]);
+    assert!(file.exists());
 }
 
 /// What a statement and a day have cost, as SQL shows it.

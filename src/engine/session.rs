@@ -5,20 +5,24 @@
 
 use super::script::{self, Statement};
 use super::servers::{self, Ask};
-use super::{Engine, estimate, files, notice, objects, procedures, relations, secrets, tables};
+use super::{
+    Engine, estimate, files, notice, objects, procedures, relations, secrets, tables, undecided,
+};
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{QueryRow, now};
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::MemTable;
 use datafusion::common::DataFusionError;
 use datafusion::config::{ConfigField, ExtensionOptions};
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use safeguard_udfs::{SafeguardSettings, Summary, Tally};
 use std::sync::Arc;
 
@@ -276,10 +280,10 @@ impl Session {
         files::locations(&plan, &self.engine.roots)?;
         let rows = self.stream(&state, &plan).await?;
         Ok(match &plan {
-            // What is written by then is written.
+            // Checked before it was written.
             LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
             LogicalPlan::Explain(explain) => estimate::with_estimates(self, &state, explain, rows),
-            _ => checked(rows, tally, most),
+            _ => undecided::checked(rows, tally, most),
         })
     }
 
@@ -316,7 +320,10 @@ impl Session {
                 self.attach(statement, create, Ask::Now).await?;
                 self.nothing().await?
             }
-            _ => self.execute(plan).await?,
+            _ => {
+                let plan = self.filled(plan, &tally).await?;
+                self.execute(plan).await?
+            }
         };
         if let Some(change) = change {
             if let Some(note) = relations::keep(self, change).await? {
@@ -325,6 +332,25 @@ impl Session {
             tables::sweep(&self.engine).await?;
         }
         Ok(rows)
+    }
+
+    /// A table that is made in memory, with its rows, where they fail if too many texts are undecided.
+    async fn filled(&self, plan: LogicalPlan, tally: &Arc<Tally>) -> Result<LogicalPlan, Error> {
+        let state = self.context.state();
+        let scope = state.config().get_extension::<safeguard_udfs::Statement>();
+        let most = scope.map_or(1.0, |scope| scope.settings().max_undecided_ratio);
+        let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(mut table)) = plan else {
+            return Ok(plan);
+        };
+        if most < 1.0 && (table.or_replace || !self.context.table_exist(table.name.clone())?) {
+            let rows = self.stream(&state, &table.input).await?;
+            let rows = undecided::checked(rows, Arc::clone(tally), most);
+            let (schema, batches) = (rows.schema(), rows.try_collect().await?);
+            let rows = provider_as_source(Arc::new(MemTable::try_new(schema, vec![batches])?));
+            let rows = LogicalPlanBuilder::scan(table.name.clone(), rows, None)?;
+            table.input = Arc::new(rows.build()?);
+        }
+        Ok(LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)))
     }
 
     /// Runs a plan that makes or drops something, and keeps nothing.
@@ -360,7 +386,12 @@ impl Session {
             guard(&plan)?;
         }
         let planner = state.query_planner();
-        Ok(planner.create_physical_plan(&plan, state).await?)
+        let made = planner.create_physical_plan(&plan, state).await?;
+        let writes = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
+        match state.config().get_extension::<safeguard_udfs::Statement>() {
+            Some(statement) if writes => Ok(undecided::before_writing(made, statement)?),
+            _ => Ok(made),
+        }
     }
 
     /// To be called when the rows are read or given up: logs a statement that classified in `safeguard.queries`, and
@@ -472,21 +503,4 @@ fn rows_of(
     let schema = rows.schema();
     let rows = rows.map_err(move |e| files::named(e, &files));
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-}
-
-/// The same rows, and an error behind them where too many texts of the statement are undecided.
-fn checked(
-    rows: SendableRecordBatchStream,
-    tally: Arc<Tally>,
-    most: f64,
-) -> SendableRecordBatchStream {
-    let schema = rows.schema();
-    let check = async move {
-        let checked = tally.check_undecided_in_all(most);
-        checked.map_err(|e| DataFusionError::External(Box::new(e)))
-    };
-    let failed = futures::stream::once(check)
-        .filter_map(|checked| futures::future::ready(checked.err().map(Err)));
-    let rows = rows.chain(failed);
-    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }

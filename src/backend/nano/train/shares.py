@@ -1,15 +1,15 @@
-"""What the third training is to carry. usage: shares.py OUT.pkl TEXTS_PER_POLICY STRANGE_TEXTS EMBEDDER_DIR
+"""What the third training is to carry. usage: shares.py OUT.pkl TEXTS_PER_POLICY STRANGE_TEXTS OTHERS.json EMBEDDER_DIR
 
 Takes the two regressions of `distil.py` and a third one, over sentence embeddings of a BERT-class model folder. Makes texts as `distil.py`
-does, a quarter of them with some words exchanged for others of the training split, and strange ones: short, a tenth to a half of the words
-exchanged, every second one for any word of the tokenizer's, so that the model meets all of them. It gives for each the log-odds of all eight policies
-(mean of the three) and each token's share in them: the weights of the word and character n-grams that end in it, of its piece, and what its
-hidden state adds to the embedder's log-odds, which are a mean over tokens; a text's log-odds are about the sum of its n tokens' shares over
-n to the power of .65. The mean share of every token of the vocabulary is the table that `carry.py` writes into the embedding."""
-import pickle, random, re, sys, time, numpy as np, torch, torch.nn.functional as F
+does, a quarter of them with some words exchanged for others of the training split, and strange ones, as many for each policy: short, a tenth to
+a half of the words exchanged, every second one for any word of the tokenizer's, so that the model meets all of them. Takes the texts of
+`others.py` besides, each for the policy whose log-odds are highest or for any. It gives for each the log-odds of all eight policies (mean of the
+three) and each token's share in them: the weights of the word and character n-grams that end in it, of its piece, and what its hidden state adds
+to the embedder's log-odds, which are a mean over tokens; a text's log-odds are about the sum of its n tokens' shares over n to the power of .65.
+The mean share of every token of the vocabulary is the table that `carry.py` writes into the embedding."""
+import json, pickle, random, re, sys, time, numpy as np, torch, torch.nn.functional as F
 import data, distil, train as T
 from eval import labelled, regression
-KINDS = dict(illicit=.3, harassment=.18, sexual=.12, violence=.13, spam=.05, hate=.05, toxicity=.04) | {"self-harm": .13}                    # of the strange texts: held-out rows said that illicit and harassment lag
 POWER, PIECES = .65, 8183                                        # of the length; tokens that are no special ones
 class Embedder:
     """mean of the last hidden states, at most 256 pieces, of length one; each text once"""
@@ -67,7 +67,7 @@ class Weights:
                 if (i := s.words.get(gram)) is not None: out[own[m.end() - 1], 0] += s.W[i]
             last = m.group()
         out[:, 2] = s.P[e.ids]; return out
-def main(out, texts, strange, folder):
+def main(out, texts, strange, others, folder):
     t0 = time.time(); log = lambda *a: print(f"{time.time() - t0:6.0f}s", *a, flush=True); R = [r for r in data.load_real() if not data.is_test(r["text"])]; teacher = distil.Teacher(R); share = Weights(teacher); X = distil.Texts(R, teacher); embed = Embedder(folder); rng = random.Random(9); third = {}; r1 = random.Random(1)
     for n in data.ALL: third[n] = regression(embed, *labelled(R, n, r1))
     words = sorted({w for r in R for w in r["text"].split() if 2 <= len(w) <= 20})
@@ -83,7 +83,9 @@ def main(out, texts, strange, folder):
         def other(v): u = rng.random(); r = rng.choice(vocabulary if u < .5 else of_policy[n][u >= .75]); return r.capitalize() if v[:1].isupper() and rng.random() < .5 else r
         return " ".join(other(v) if rng.random() < p else v for v in x)
     def cut(t): e = T.TXT.encode(t); return (t, e) if len(e.ids) <= distil.MAX else (lambda d: (d, T.TXT.encode(d)))(T.TXT.decode(e.ids[:distil.MAX]))
-    made = [(n, *cut(text(n))) for n in data.ALL for _ in range(texts)] + [m for n in data.ALL for _ in range(int(KINDS[n] * strange)) if 2 <= len((m := (n, *cut(odd(n))))[2].ids) <= 120]; tx, en = [m[1] for m in made], [m[2] for m in made]; N = np.array([max(len(e.ids), 1) for e in en])[:, None]; w = torch.tensor(np.stack([third[n].coef_[0] for n in data.ALL], 1), dtype=torch.float32)
+    made = [(n, *cut(text(n))) for n in data.ALL for _ in range(texts)] + [m for n in data.ALL for _ in range(strange // 8) if 2 <= len((m := (n, *cut(odd(n))))[2].ids) <= 120]
+    with open(others) as f: made += [m for t in json.load(f) if len((m := (None, *cut(t)))[2].ids)]
+    tx, en = [m[1] for m in made], [m[2] for m in made]; N = np.array([max(len(e.ids), 1) for e in en])[:, None]; w = torch.tensor(np.stack([third[n].coef_[0] for n in data.ALL], 1), dtype=torch.float32)
     whole = embed.shares(tx, en, w); Zm = np.stack([x.sum(0) for x in whole]) / N + [third[n].intercept_[0] for n in data.ALL]; Z = (2 * np.stack([teacher.logits(n, tx) for n in data.ALL], 1) + Zm) / 3; log("log-odds of", len(tx), "texts")
     parts = [share(t, e) for t, e in zip(tx, en)]; sums = np.array([[*p.sum(0), x.sum(0)] for p, x in zip(parts, whole)]) / N[..., None] ** POWER; fit = np.zeros((5, 8))
     for j, n in enumerate(data.ALL): A = np.c_[sums[:, :, j], np.ones(len(N))]; fit[:, j] = np.linalg.lstsq(A, Z[:, j], rcond=None)[0]; log(n, "log-odds from shares: correlation", round(np.corrcoef(A @ fit[:, j], Z[:, j])[0, 1], 4))
@@ -91,5 +93,6 @@ def main(out, texts, strange, folder):
     S, n = np.zeros((8192, 8)), np.zeros(8192)
     for (t, e), x in zip(alone, embed.shares(*zip(*alone), w)): S[e.ids] += 3 * of(share(t, e), x)     # a rare token's share leans on what it adds by itself
     for e, x in zip(en, c): np.add.at(S, e.ids, x); np.add.at(n, e.ids, 1)
-    with open(out, "wb") as f: pickle.dump(dict(policy=[m[0] for m in made], ids=[np.array(e.ids, np.int16) for e in en], log_odds=Z.astype(np.float32), share=[x.astype(np.float16) for x in c], table=(S / (n[:, None] + 3)).astype(np.float32)), f)
-if __name__ == "__main__": main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    policy = [m[0] or data.ALL[int(z.argmax()) if rng.random() < .6 else rng.randrange(8)] for m, z in zip(made, Z)]
+    with open(out, "wb") as f: pickle.dump(dict(policy=policy, ids=[np.array(e.ids, np.int16) for e in en], log_odds=Z.astype(np.float32), share=[x.astype(np.float16) for x in c], table=(S / (n[:, None] + 3)).astype(np.float32)), f)
+if __name__ == "__main__": main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
