@@ -395,7 +395,7 @@ async fn too_many_undecided_fail_any_statement() {
     }
     // What was looked up and not found was not asked for.
     bench.ok(lookup).await;
-    // Nothing is written of a statement that fails at its end.
+    // No table takes rows of a statement that fails at its end; COPY's file may stay, as after any failure.
     bench.ok("CREATE TABLE memory (l TEXT)").await;
     bench.ok("CREATE TABLE kept AS VALUES ('before')").await;
     let folder = tempfile::tempdir().unwrap();
@@ -416,7 +416,6 @@ async fn too_many_undecided_fail_any_statement() {
     }
     let rows = "SELECT (SELECT count(*) FROM memory), (SELECT count(*) FROM kept)";
     assert_eq!(bench.ok(rows).await, ["0|1"]);
-    assert!(!file.exists());
     bench.ok(&ratio("0.34")).await;
     for sql in [few, evaluate]
         .into_iter()

@@ -1,7 +1,7 @@
 //! The limit of undecided texts, looked at when a statement's last row is there.
 //!
 //! Takes rows and the statement's account, gives the same rows and an error behind them where too many texts are
-//! undecided. What is written is looked at before the writer hears that all is there, so that nothing is written. Knows
+//! undecided. What is written is looked at before the writer hears that all is there, so that no table takes rows. Knows
 //! nothing of writers.
 
 use datafusion::common::tree_node::TreeNodeRecursion;
