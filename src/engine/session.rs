@@ -387,10 +387,9 @@ impl Session {
         }
         let planner = state.query_planner();
         let made = planner.create_physical_plan(&plan, state).await?;
-        let writes = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
         match state.config().get_extension::<safeguard_udfs::Statement>() {
-            Some(statement) if writes => Ok(undecided::before_writing(made, statement)?),
-            _ => Ok(made),
+            Some(statement) => Ok(undecided::before_writing(made, &statement)?),
+            None => Ok(made),
         }
     }
 

@@ -4,8 +4,9 @@
 //! undecided. What is written is looked at before the writer hears that all is there, so that no table takes rows. Knows
 //! nothing of writers.
 
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::sink::DataSinkExec;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
@@ -33,19 +34,26 @@ pub(super) fn checked(
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
-/// A plan that writes; what it writes is checked first. A plan of another shape than a writer over rows stays as it is.
+/// The same plan, in which what goes to a writer is checked first.
 ///
 /// # Errors
-/// The plan takes no other input.
+/// A writer takes no other input.
 pub(super) fn before_writing(
     plan: Arc<dyn ExecutionPlan>,
-    statement: Arc<Statement>,
+    statement: &Arc<Statement>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let input = match plan.children().as_slice() {
-        [input] if statement.settings().max_undecided_ratio < 1.0 => Arc::clone(input),
-        _ => return Ok(plan),
-    };
-    replace_children_if_necessary(plan, vec![Arc::new(UndecidedExec { input, statement })])
+    if statement.settings().max_undecided_ratio >= 1.0 {
+        return Ok(plan);
+    }
+    let checked = plan.transform_up(|plan| match plan.downcast_ref::<DataSinkExec>() {
+        Some(writer) => {
+            let (input, statement) = (Arc::clone(writer.input()), Arc::clone(statement));
+            let input = Arc::new(UndecidedExec { input, statement });
+            replace_children_if_necessary(plan, vec![input]).map(Transformed::yes)
+        }
+        None => Ok(Transformed::no(plan)),
+    });
+    Ok(checked?.data)
 }
 
 /// Rows of its input; where too many texts are undecided by the end, that error.
